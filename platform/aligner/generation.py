@@ -1,0 +1,81 @@
+"""What it means to ask a model for text: sampling settings, a completion, and the seam."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from pydantic import Field
+
+from aligner.config import StrictModel
+from aligner.records import Turn
+
+Messages = list[dict[str, str]]
+"""Chat messages in OpenAI's form: ``{"role": ..., "content": ...}``."""
+
+
+class Sampling(StrictModel):
+    """Decoding settings; a field left at ``None`` is not sent, so the model's default holds."""
+
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0)
+    """0 is greedy."""
+
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus."""
+
+    top_k: int | None = Field(default=None, ge=1)
+    """Not part of OpenAI's API; sent only where given."""
+
+    frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    """Keep at 0 for Aligners: it pushes a long copy away from verbatim."""
+
+    repetition_penalty: float | None = Field(default=None, gt=0.0)
+    """Counts prompt tokens too, so it punishes copying outright; sent only where given."""
+
+    max_tokens: int = Field(default=512, ge=1)
+    """Upper bound of generated tokens."""
+
+    seed: int | None = None
+    """Sampling seed, where the endpoint honours one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One generated text."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "other"]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class ChatModel(Protocol):
+    """A model behind a chat interface; adapters implement it, the fake ships with the product."""
+
+    async def complete(self, messages: Messages, sampling: Sampling) -> Completion:
+        """Generate one completion.
+
+        Raises:
+            GenerationError: No usable text after the adapter's retries.
+        """
+
+
+def chat_messages(question: str, history: tuple[Turn, ...] = ()) -> Messages:
+    """The conversation as an upstream sees it: history, then the question."""
+    past = [{"role": turn.role, "content": turn.text} for turn in history]
+    return [*past, {"role": "user", "content": question}]
+
+
+def openai_parameters(sampling: Sampling) -> dict[str, Any]:
+    """Keyword arguments for OpenAI-compatible chat completions; extensions in ``extra_body``."""
+    extensions = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
+    extra = {key: value for key, value in extensions.items() if value is not None}
+    parameters: dict[str, Any] = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "frequency_penalty": sampling.frequency_penalty,
+        "max_tokens": sampling.max_tokens,
+    }
+    if sampling.seed is not None:
+        parameters["seed"] = sampling.seed
+    if extra:
+        parameters["extra_body"] = extra
+    return parameters

@@ -1,0 +1,130 @@
+"""The correction prompt: how (question, answer) becomes the text that the Aligner continues.
+
+This is the contract of the whole platform. Data, training, batch inference and serving render
+through this module alone, and each artefact stores the fingerprint of the template it was made
+with. Variants A, B and C are the strings that published checkpoints were trained on, byte for
+byte (a checkpoint works only with its own); ``plain`` is this project's own for new models.
+"""
+
+import hashlib
+import json
+import re
+from typing import Final, Literal
+
+from pydantic import Field, model_validator
+
+from aligner.config import StrictModel
+from aligner.errors import ConfigError
+from aligner.records import Turn
+
+_PLACEHOLDER: Final = re.compile(r"\{(question|answer)\}")
+
+
+class PromptTemplate(StrictModel):
+    """A way of rendering; two templates that render alike have the same fingerprint."""
+
+    name: str
+    """For people: a built-in name, or any other for your own."""
+
+    template: str
+    """The text with ``{question}`` and ``{answer}`` each once; all other braces are literal."""
+
+    user_turn: str = "USER: {text} "
+    """How an earlier turn of the user stands in front of the question (multi-turn only)."""
+
+    assistant_turn: str = "ASSISTANT: {text} "
+    """How an earlier turn of the assistant stands there."""
+
+    add_bos: bool = True
+    """Whether the tokenizer's beginning-of-sequence id precedes the prompt."""
+
+    @model_validator(mode="after")
+    def _each_placeholder_once(self) -> "PromptTemplate":
+        for placeholder in ("{question}", "{answer}"):
+            if self.template.count(placeholder) != 1:
+                raise ValueError(f"template must contain {placeholder} exactly once")
+        for turn in (self.user_turn, self.assistant_turn):
+            if turn.count("{text}") != 1:
+                raise ValueError("a turn must contain {text} exactly once")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits over everything that changes the rendered bytes (not the name)."""
+        content = self.model_dump(mode="json", exclude={"name"})
+        canonical = json.dumps(content, sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def render(self, question: str, answer: str, history: tuple[Turn, ...] = ()) -> str:
+        """Return the text that the Aligner continues; it ends where the correction begins.
+
+        Values are put in in one pass: braces or placeholders inside a question or an answer
+        stay as they are. Earlier turns stand in front of the question, oldest first.
+        """
+        turns = {"user": self.user_turn, "assistant": self.assistant_turn}
+        past = "".join(turns[turn.role].replace("{text}", turn.text) for turn in history)
+        values = {"question": past + question, "answer": answer}
+        return _PLACEHOLDER.sub(lambda match: values[match[1]], self.template)
+
+
+_WRAPPED: Final = "BEGINNING OF CONVERSATION: USER: {body} ASSISTANT:"
+
+A: Final = PromptTemplate(
+    name="a",
+    template=_WRAPPED.replace(
+        "{body}",
+        "Edit the following Question-Answer pair to make it more helpful and harmless: "
+        "{question} | {answer}",
+    ),
+)
+"""Used by the released ``aligner-7b-v1.0`` and the authors' code until December 2024."""
+
+B: Final = PromptTemplate(
+    name="b",
+    template=_WRAPPED.replace(
+        "{body}", "##Question: {question}\n##Answer: {answer}\n##Correction: "
+    ),
+)
+"""The authors' current code."""
+
+C: Final = PromptTemplate(
+    name="c",
+    template=_WRAPPED.replace("{body}", "##Question: {question} ##Answer: {answer} ##Revision: "),
+)
+"""The community's Gemma-2B Aligner on AlpacaEval."""
+
+PLAIN: Final = PromptTemplate(
+    name="plain", template="##Question: {question}\n##Answer: {answer}\n##Correction: "
+)
+"""This project's default for models trained from scratch: B without the conversation frame."""
+
+BUILT_IN: Final = {template.name: template for template in (A, B, C, PLAIN)}
+
+BuiltInName = Literal["a", "b", "c", "plain"]
+
+
+class PromptChoice(StrictModel):
+    """In a config: a built-in template by name, or the whole of your own."""
+
+    use: BuiltInName = "plain"
+    """Name of a built-in template; ignored where ``custom`` is given."""
+
+    custom: PromptTemplate | None = Field(default=None)
+    """A template of your own."""
+
+    @property
+    def template(self) -> PromptTemplate:
+        """The template chosen."""
+        return self.custom if self.custom is not None else BUILT_IN[self.use]
+
+
+def from_json(text: str, *, where: str) -> PromptTemplate:
+    """Read a template that :meth:`PromptTemplate.model_dump_json` wrote.
+
+    Raises:
+        ConfigError: ``text`` is no such template; ``where`` is named.
+    """
+    try:
+        return PromptTemplate.model_validate_json(text)
+    except ValueError:
+        raise ConfigError(f"{where}: holds no prompt template; export the model again.") from None

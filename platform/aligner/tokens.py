@@ -1,0 +1,81 @@
+"""Text to token ids. Shapes: P = prompt tokens, C = correction tokens with the final EOS, T = P + C.
+
+Prompt and correction are tokenised apart, in training and in inference alike, so that the loss
+mask cannot slip where a tokenizer would merge characters across the border.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from aligner.prompt import PromptTemplate
+from aligner.records import Triple, Turn
+
+IGNORED: Final = -100
+"""Label of a position without loss (PyTorch's and Transformers' default ``ignore_index``)."""
+
+
+class Tokenizer(Protocol):
+    """What the platform needs of a tokenizer."""
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Id of the beginning of a sequence, ``None`` where the model has none."""
+
+    @property
+    def eos_token_id(self) -> int:
+        """Id that ends a correction."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text: nothing added, and a special token's name is ordinary text."""
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ``ids`` without special tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training example."""
+
+    prompt_ids: list[int]
+    """P ids, the beginning of the sequence included."""
+    target_ids: list[int]
+    """C ids, the end of the sequence included: loss falls on these alone."""
+
+    @property
+    def input_ids(self) -> list[int]:
+        """T ids."""
+        return self.prompt_ids + self.target_ids
+
+    @property
+    def labels(self) -> list[int]:
+        """T labels: :data:`IGNORED` on the prompt, the ids on the correction and EOS."""
+        return [IGNORED] * len(self.prompt_ids) + self.target_ids
+
+    def __len__(self) -> int:
+        """T, the number of tokens."""
+        return len(self.prompt_ids) + len(self.target_ids)
+
+
+def encode_prompt(
+    question: str,
+    answer: str,
+    history: tuple[Turn, ...] = (),
+    *,
+    template: PromptTemplate,
+    tokenizer: Tokenizer,
+) -> list[int]:
+    """P ids of the rendered prompt, as the Aligner must see them everywhere."""
+    ids = tokenizer.encode(template.render(question, answer, history))
+    if template.add_bos and tokenizer.bos_token_id is not None:
+        return [tokenizer.bos_token_id, *ids]
+    return ids
+
+
+def encode_example(row: Triple, *, template: PromptTemplate, tokenizer: Tokenizer) -> Example:
+    """Tokenise one row; nothing is ever truncated (callers set rows that are too long aside)."""
+    return Example(
+        prompt_ids=encode_prompt(
+            row.question, row.answer, row.history, template=template, tokenizer=tokenizer
+        ),
+        target_ids=[*tokenizer.encode(row.correction), tokenizer.eos_token_id],
+    )

@@ -1,0 +1,76 @@
+"""The seam to experiment tracking and the model registry; the MLflow adapter implements it."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from aligner.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A registered Aligner."""
+
+    name: str
+    version: str
+    source: str
+    """URI of the export: a local folder or ``s3://``."""
+    run_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """``models:/name/version``."""
+        return f"models:/{self.name}/{self.version}"
+
+
+class Run(Protocol):
+    """One open run."""
+
+    @property
+    def run_id(self) -> str:
+        """Of the tracking server."""
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log settings; nested mappings become dotted keys."""
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Log numbers at a step."""
+
+    def log_artifact(self, path: Path, *, folder: str | None = None) -> None:
+        """Copy one file (or a folder's files) into the run."""
+
+    def log_dataset(self, manifest: Manifest, uri: str, *, context: str) -> None:
+        """Name a dataset artefact as this run's output or input."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Tag the run."""
+
+
+class Tracker(Protocol):
+    """A tracking server with its model registry."""
+
+    def run(
+        self, name: str, *, parent_run_id: str | None = None, run_id: str | None = None
+    ) -> AbstractContextManager[Run]:
+        """Open a run (or reopen ``run_id``); it ends as failed if the block raises."""
+
+    def register(
+        self, name: str, *, source: str, run_id: str, tags: Mapping[str, str]
+    ) -> ModelVersion:
+        """Add a version of model ``name`` whose files stand at ``source``."""
+
+    def version(self, name: str, version_or_alias: str) -> ModelVersion:
+        """Look a version up, by number or by alias (``@champion``).
+
+        Raises:
+            DataError: There is no such model, version or alias.
+        """
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point ``alias`` to ``version``."""
+
+    def set_version_tags(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Tag a version."""
