@@ -108,7 +108,9 @@ def read_manifest(uri: str, *, kind: Kind) -> Manifest:
         with filesystem.open_input_stream(f"{path}/{FILE_NAME}") as stream:
             text = stream.read()
     except OSError:
-        raise DataError(f"{uri}: no {kind} there ({FILE_NAME} is missing); check the path.") from None
+        raise DataError(
+            f"{uri}: no {kind} there ({FILE_NAME} is missing); check the path."
+        ) from None
     try:
         manifest = Manifest.model_validate_json(text)
     except ValueError:

@@ -74,7 +74,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {parent!r} is a value, it has no keys below it.")
+            raise ConfigError(f"--set {override!r}: {parent!r} is a value without keys.")
         node = child
     node[leaf] = value
 

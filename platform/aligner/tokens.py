@@ -1,4 +1,4 @@
-"""Text to token ids. Shapes: P = prompt tokens, C = correction tokens with the final EOS, T = P + C.
+"""Text to token ids. Shapes: P = prompt tokens, C = correction tokens with EOS, T = P + C.
 
 Prompt and correction are tokenised apart, in training and in inference alike, so that the loss
 mask cannot slip where a tokenizer would merge characters across the border.

@@ -6,7 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from aligner.config import StrictModel
 from aligner.manifest import Manifest
+
+
+class TrackingConfig(StrictModel):
+    """Where runs and models are recorded."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """MLflow tracking URI: ``sqlite:///file.db`` or ``http://server:5000``."""
+
+    experiment: str = "aligner"
+    """Experiment name; made where it does not exist."""
+
+    artifacts: str | None = None
+    """Root for a new experiment's files; unset: the server's default (``./mlruns`` for sqlite)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The identity warm-up (paper, section 2 "Residual Correction"): learn to copy before correcting."""
+"""The identity warm-up (paper, section 2, "Residual Correction"): copy before correcting."""
 
 from collections.abc import Sequence
 from dataclasses import replace
