@@ -1,0 +1,25 @@
+"""What every test may count on; fixtures of one area stand in that area's own conftest."""
+
+import os
+
+import pytest
+
+# Before anything is imported: no test reaches out, draws windows or starts threads it need not.
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MPLBACKEND": "Agg",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+)
+# A developer's own cluster or tracking server must stay out of it.
+for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+    os.environ.pop(name, None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slow tests last: whatever a quick one can tell is known after a minute."""
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
