@@ -52,6 +52,16 @@ def load(model: type[ModelT], path: Path | str, overrides: Sequence[str] = ()) -
     return validate(model, raw, where=str(path))
 
 
+def validate_overrides(
+    model: type[ModelT], raw: dict[str, Any], overrides: Sequence[str]
+) -> ModelT:
+    """Validate ``raw`` with ``overrides`` applied, for programs whose defaults are built in."""
+    raw = dict(raw)
+    for override in overrides:
+        _apply(raw, override)
+    return validate(model, raw, where="--set" if overrides else "command line")
+
+
 def validate(model: type[ModelT], raw: object, *, where: str) -> ModelT:
     """Validate ``raw`` into ``model``; every problem is named in one :class:`ConfigError`."""
     try:
