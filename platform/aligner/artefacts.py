@@ -116,8 +116,13 @@ def read_manifest(uri: str, *, kind: Kind) -> Manifest:
     except ValueError:
         raise DataError(f"{uri}/{FILE_NAME}: is broken; build the {kind} again.") from None
     if manifest.kind != kind:
-        raise DataError(f"{uri}: is a {manifest.kind}, a {kind} is needed; check the path.")
+        raise DataError(f"{uri}: is a {manifest.kind}; {article(kind)} is needed here.")
     return manifest
+
+
+def article(kind: Kind) -> str:
+    """``kind`` with its indefinite article."""
+    return f"an {kind}" if kind == "export" else f"a {kind}"
 
 
 def verify(directory: Path, manifest: Manifest) -> None:

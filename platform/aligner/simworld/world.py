@@ -11,6 +11,7 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 NUM_PLACES: Final = 36
 _NUM_RIVERS: Final = 12
 
+# ruff: noqa: SIM905 - word lists read better as words than as sixty quoted strings
 _ONSETS: Final = "b c d f g h k l m n p r s t v z br dr gr kr tr st sk th".split()
 _VOWELS: Final = "a e i o u".split()
 _CODAS: Final = ["", "", "", "l", "n", "r", "s", "m"]

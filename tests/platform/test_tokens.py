@@ -1,0 +1,53 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aligner.prompt import PLAIN, A
+from aligner.records import Triple
+from aligner.tokens import IGNORED, encode_example, encode_prompt
+
+
+class Characters:
+    """A tokenizer of code points that merges a space with what follows, as BPE does."""
+
+    bos_token_id = 1
+    eos_token_id = 2
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(character) + 3 for character in text.replace(" ", "\u2581")]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(chr(i - 3) for i in ids if i > 2).replace("\u2581", " ")
+
+
+class WithoutBos(Characters):
+    bos_token_id = None  # type: ignore[assignment]
+
+
+TEXT = st.text(max_size=20)
+
+
+@given(question=TEXT, answer=TEXT, correction=TEXT)
+def test_loss_falls_on_the_correction_and_its_end_alone(
+    question: str, answer: str, correction: str
+) -> None:
+    row = Triple(question, answer, correction)
+    example = encode_example(row, template=A, tokenizer=Characters())
+    learned = [label for label in example.labels if label != IGNORED]
+    assert learned == [*Characters().encode(correction), 2]
+    assert len(example.labels) == len(example.input_ids) == len(example)
+    assert example.input_ids[-len(learned) :] == learned
+
+
+@given(question=TEXT, answer=TEXT)
+def test_training_and_inference_see_the_same_prompt_ids(question: str, answer: str) -> None:
+    prompt = encode_prompt(question, answer, template=PLAIN, tokenizer=Characters())
+    example = encode_example(Triple(question, answer, "x"), template=PLAIN, tokenizer=Characters())
+    assert example.prompt_ids == prompt
+    assert prompt[0] == 1
+
+
+def test_no_beginning_is_added_where_model_or_template_has_none() -> None:
+    bare = PLAIN.model_copy(update={"add_bos": False})
+    with_template = encode_prompt("q", "a", template=bare, tokenizer=Characters())
+    with_model = encode_prompt("q", "a", template=PLAIN, tokenizer=WithoutBos())
+    assert with_template == with_model == Characters().encode(PLAIN.render("q", "a"))
