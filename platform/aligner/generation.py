@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from aligner.config import StrictModel
 from aligner.records import Turn
@@ -35,6 +35,34 @@ class Sampling(StrictModel):
 
     seed: int | None = None
     """Sampling seed, where the endpoint honours one."""
+
+
+class Endpoint(StrictModel):
+    """A model behind any OpenAI-compatible HTTP API."""
+
+    base_url: str
+    """Including the version: ``http://127.0.0.1:8100/v1``."""
+
+    model: str
+    """Name that the API knows the model by."""
+
+    api_key_env: str | None = None
+    """Environment variable that holds the key; unset: the API asks for none."""
+
+    timeout_s: float = Field(default=60.0, gt=0)
+    """For one attempt, from sending to the last byte."""
+
+    max_attempts: int = Field(default=5, ge=1)
+    """Of one request, the first included; only what may pass by itself is tried again."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        if "@" in value:
+            raise ValueError("must hold no credentials; name the key's variable in api_key_env")
+        return value.rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
