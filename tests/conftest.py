@@ -1,6 +1,7 @@
 """What every test may count on; fixtures of one area stand in that area's own conftest."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +24,9 @@ for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the slow tests last: whatever a quick one can tell is known after a minute."""
     items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+
+
+@pytest.fixture(autouse=True)
+def _away_from_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow and others write into the current folder when nobody says where."""
+    monkeypatch.chdir(tmp_path)

@@ -25,11 +25,11 @@ CORE_MAY_IMPORT = {"aligner", "numpy", "pyarrow", "pydantic", "pydantic_core", "
 """Besides the standard library; the adapters are outside of this."""
 
 CONFIG_CLASSES = {
-    "jobs/configs/build-dataset": "aligner_jobs.config:BuildDatasetConfig",
-    "jobs/configs/evaluate": "aligner_jobs.config:EvaluateConfig",
-    "jobs/configs/promote": "aligner_jobs.config:PromoteConfig",
-    "jobs/configs/quickstart": "aligner_jobs.config:QuickstartConfig",
-    "jobs/configs/train": "aligner_jobs.config:TrainConfig",
+    "jobs/configs/build-dataset": "aligner_jobs.config.build_dataset:BuildDatasetConfig",
+    "jobs/configs/evaluate": "aligner_jobs.config.evaluate:EvaluateConfig",
+    "jobs/configs/promote": "aligner_jobs.config.promote:PromoteConfig",
+    "jobs/configs/quickstart": "aligner_jobs.config.quickstart:QuickstartConfig",
+    "jobs/configs/train": "aligner_jobs.config.train:TrainConfig",
     "serve/configs": "aligner_serve.config:GraphConfig",
 }
 """Folder of shipped YAML -> the class that each file in it loads into."""
@@ -144,8 +144,8 @@ def test_a_shipped_config_loads_into_the_class_of_its_folder(path: str) -> None:
     load(getattr(importlib.import_module(module), name), REPOSITORY / path)
 
 
-@pytest.mark.parametrize("folder", CONFIG_CLASSES)
-def test_every_program_ships_a_config(folder: str) -> None:
+@pytest.mark.parametrize("folder", sorted({*CONFIG_CLASSES} - {"jobs/configs/quickstart"}))
+def test_every_program_that_asks_for_a_config_ships_one(folder: str) -> None:
     assert list((REPOSITORY / folder).glob("*.yaml"))
 
 

@@ -98,7 +98,8 @@ def aligner(*arguments: str) -> tuple[int, str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "command", [None, "build-dataset", "train", "evaluate", "promote", "serve", "quickstart"]
+    "command",
+    [None, "build-dataset", "train", "evaluate", "promote", "serve", "quickstart", "simworld"],
 )
 def test_help_loads_no_engine(command: str | None) -> None:
     code, output, loaded = aligner(*filter(None, [command]), "--help")
