@@ -1,0 +1,115 @@
+"""A Hugging Face tokenizer folder as :class:`aligner.tokens.Tokenizer`, over ``tokenizers`` alone.
+
+It loads in milliseconds and draws in neither torch nor transformers, so that evaluation and
+serving render and encode exactly as training did, wherever they run.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from aligner.errors import DataError
+
+TOKENIZER_FILE = "tokenizer.json"
+_NAME_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+_ID_FILES = ("config.json", "generation_config.json")
+
+
+class HfTokenizer:
+    """A fast tokenizer with the ids that begin and end a sequence."""
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, *, bos_token_id: int | None, eos_token_id: int
+    ) -> None:
+        """Take ``backend`` over: it must not truncate, pad, or read special tokens in text."""
+        backend.no_truncation()
+        backend.no_padding()
+        # Otherwise a user who writes "</s>" in a question would end it.
+        backend.encode_special_tokens = True
+        self._backend = backend
+        self._bos_token_id = bos_token_id
+        self._eos_token_id = eos_token_id
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "HfTokenizer":
+        """Read ``tokenizer.json`` and, from the config files beside it, the ids of BOS and EOS.
+
+        Raises:
+            DataError: A file is missing or broken, or the tokenizer has no EOS.
+        """
+        folder = Path(folder)
+        path = folder / TOKENIZER_FILE
+        if not path.is_file():
+            raise DataError(
+                f"{folder}: holds no {TOKENIZER_FILE}; a fast tokenizer's folder is needed."
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as exc:  # the library raises bare Exception for broken JSON
+            raise DataError(f"{path}: is no tokenizer ({exc}); fetch it again.") from None
+        eos = _special_id(folder, backend, "eos")
+        if eos is None:
+            raise DataError(
+                f"{folder}: its tokenizer names no end-of-sequence token; "
+                f"set eos_token in {_NAME_FILES[0]}."
+            )
+        return cls(backend, bos_token_id=_special_id(folder, backend, "bos"), eos_token_id=eos)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Id of the beginning of a sequence, ``None`` where the tokenizer has none."""
+        return self._bos_token_id
+
+    @property
+    def eos_token_id(self) -> int:
+        """Id that ends a correction."""
+        return self._eos_token_id
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special ones included."""
+        return self._backend.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text: nothing added, and a special token's name is ordinary text."""
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ``ids`` without special tokens."""
+        return str(self._backend.decode(ids, skip_special_tokens=True))
+
+
+def _special_id(folder: Path, backend: tokenizers.Tokenizer, which: str) -> int | None:
+    """Id of ``bos`` or ``eos``: by its name where the tokenizer's files give one, else by number.
+
+    A tokenizer's config that says ``null`` is believed: some models name a BOS id in
+    ``config.json`` that their tokenizer never writes.
+    """
+    for config in _configs(folder, _NAME_FILES):
+        if f"{which}_token" in config:
+            token = config[f"{which}_token"]
+            name = token.get("content") if isinstance(token, dict) else token
+            return None if name is None else backend.token_to_id(str(name))
+    for config in _configs(folder, _ID_FILES):
+        number = config.get(f"{which}_token_id")
+        if isinstance(number, list):
+            number = number[0] if number else None
+        if isinstance(number, int):
+            return number
+    return None
+
+
+def _configs(folder: Path, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise DataError(f"{path}: is broken JSON; fetch it again.") from None
+        if isinstance(content, dict):
+            yield content
