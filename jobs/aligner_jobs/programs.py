@@ -1,0 +1,77 @@
+"""Child programs: this project's own commands as processes that never outlive their parent."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from aligner.errors import AlignerError, ConfigError
+
+_PACKAGE = Path(__file__).resolve().parent
+_PATIENCE_S = 30.0
+
+
+class ProgramFailed(AlignerError):
+    """A child program said why on its own stderr; its exit code is passed on."""
+
+
+def shipped_config(root: str, name: str) -> Path:
+    """A YAML file that comes with the project: ``root`` is ``jobs`` or ``serve``.
+
+    In a checkout it lies in ``<root>/configs``, in an installed wheel inside the package.
+    """
+    checkout = _PACKAGE.parents[1] / root / "configs" / name
+    installed = _PACKAGE.parent / f"aligner_{root}" / "_configs" / name
+    for path in (checkout, installed):
+        if path.is_file():
+            return path
+    raise ConfigError(f"{name}: is not among the shipped {root} configs; reinstall the package.")
+
+
+def command(name: str, config: Path, overrides: Sequence[str] = ()) -> list[str]:
+    """``aligner <name> --config ... --set ...`` as an argument list for this interpreter."""
+    sets = [argument for override in overrides for argument in ("--set", override)]
+    return [sys.executable, "-m", "aligner_jobs.cli", name, "--config", str(config), *sets]
+
+
+@contextlib.contextmanager
+def running(arguments: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program; when the block ends, however it ends, so does the program."""
+    process = subprocess.Popen(arguments, env={**os.environ, **env})
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def run(arguments: Sequence[str], env: Mapping[str, str]) -> None:
+    """Run a program to its end.
+
+    Raises:
+        ProgramFailed: It ended with another code than 0; it has printed the reason itself.
+    """
+    with running(arguments, env) as process:
+        code = process.wait()
+    if code:
+        name = arguments[arguments.index("aligner_jobs.cli") + 1]
+        failure = ProgramFailed(f"aligner {name} ended with exit code {code}; see its message.")
+        failure.exit_code = code if code > 0 else 2
+        raise failure
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the program to end, insist when it does not; it may be ending already."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + _PATIENCE_S
+    while process.poll() is None and time.monotonic() < deadline:
+        # A second Ctrl-C must not leave the child behind: keep waiting for what remains.
+        with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+    if process.poll() is None:
+        process.kill()
+        process.wait()

@@ -1,0 +1,22 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from aligner_jobs import runtime
+
+
+def test_workers_can_import_the_checkout() -> None:
+    roots = [Path(root) for root in runtime.worker_env()["PYTHONPATH"].split(os.pathsep)]
+    packages = ["aligner", "aligner_jobs", "aligner_serve"]
+    assert all((root / name).is_dir() for root, name in zip(roots, packages, strict=True))
+
+
+def test_what_the_user_has_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert runtime.worker_env()["OMP_NUM_THREADS"] == "7"
+
+
+def test_a_free_port_lies_outside_of_rays_worker_range() -> None:
+    ports = [runtime.free_port() for _ in range(50)]
+    assert not [port for port in ports if 10_002 <= port <= 19_999]
