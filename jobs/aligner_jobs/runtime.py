@@ -59,6 +59,7 @@ def ray_session(*, num_cpus: int | None = None, quiet: bool = True) -> Iterator[
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
+    _read_settings_again()
     runtime_env = {"env_vars": worker_env()}
     level = logging.WARNING if quiet else logging.INFO
     if address := os.environ.get("RAY_ADDRESS"):
@@ -78,6 +79,14 @@ def ray_session(*, num_cpus: int | None = None, quiet: bool = True) -> Iterator[
         yield ray.get_runtime_context().gcs_address
     finally:
         ray.shutdown()
+
+
+def _read_settings_again() -> None:
+    """Ray reads its environment when it is imported, and a job may have imported it before."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def free_port() -> int:
