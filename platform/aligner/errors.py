@@ -6,6 +6,7 @@ AlignerError
 ├── ContractMismatch     data, checkpoint and server disagree              (rebuild one of them)
 ├── GenerationError      a model or an endpoint gave no usable text        (retry, or pass through)
 │   └── EndpointError    the endpoint itself does not answer or refuses    (start it, fix the key)
+├── TrackingError        the tracking server or its database fails us      (start it, fix the URI)
 ├── TrainingError        a training run cannot go on                       (see the sentence)
 └── GateRefused          a promotion was measured and found wanting        (train a better one)
 
@@ -38,6 +39,10 @@ class GenerationError(AlignerError):
 
 class EndpointError(GenerationError):
     """An endpoint does not answer, or refuses every request."""
+
+
+class TrackingError(AlignerError):
+    """The tracking server, or the database behind it, does not do what it is asked."""
 
 
 class TrainingError(AlignerError):

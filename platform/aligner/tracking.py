@@ -77,7 +77,7 @@ class Tracker(Protocol):
         """Add a version of model ``name`` whose files stand at ``source``."""
 
     def version(self, name: str, version_or_alias: str) -> ModelVersion:
-        """Look a version up, by number or by alias (``@champion``).
+        """Look a version up: by number, by alias (``@champion``), or ``latest``, the newest.
 
         Raises:
             DataError: There is no such model, version or alias.

@@ -1,0 +1,374 @@
+"""MLflow as :class:`aligner.tracking.Tracker`: sqlite and local files, or a server.
+
+Everything goes through one client object per tracker; MLflow's process-wide state (active run,
+tracking URI) is never touched, so that trackers of different places can live side by side.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import socket
+import sqlite3
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from aligner.errors import ConfigError, DataError, TrackingError
+from aligner.manifest import Manifest, provenance
+from aligner.tracking import ModelVersion, TrackingConfig
+
+LATEST: Final = "latest"
+
+_CONNECT_TIMEOUT_S: Final = 5.0
+_SQLITE_PREFIX: Final = "sqlite:///"
+_MAX_KEY_CHARS: Final = 250
+_MAX_VALUE_CHARS: Final = 6000
+_MAX_DIGEST_CHARS: Final = 36
+_MAX_METRICS: Final = 1000
+_MAX_PARAMS: Final = 100
+_PORTS: Final = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
+
+
+class MlflowRun:
+    """One open run; implements :class:`aligner.tracking.Run`."""
+
+    def __init__(self, client: Any, run_id: str, uri: str) -> None:
+        """``client`` is an ``MlflowClient``; ``uri`` is only for messages."""
+        self._client = client
+        self._run_id = run_id
+        self._uri = uri
+
+    @property
+    def run_id(self) -> str:
+        """Of the tracking server."""
+        return self._run_id
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log settings; nested mappings become dotted keys.
+
+        A parameter can be logged once: in a reopened run the first value stays.
+        """
+        from mlflow.entities import Param
+
+        with _sentences(self._uri):
+            known = self._client.get_run(self._run_id).data.params
+            new = [
+                Param(key, value[:_MAX_VALUE_CHARS])
+                for key, value in _flat(params)
+                if key not in known
+            ]
+            for start in range(0, len(new), _MAX_PARAMS):
+                self._client.log_batch(self._run_id, params=new[start : start + _MAX_PARAMS])
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Log numbers at a step, in one request."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        entries = [Metric(_key(name), float(v), now_ms, step) for name, v in metrics.items()]
+        with _sentences(self._uri):
+            for start in range(0, len(entries), _MAX_METRICS):
+                self._client.log_batch(self._run_id, metrics=entries[start : start + _MAX_METRICS])
+
+    def log_artifact(self, path: Path, *, folder: str | None = None) -> None:
+        """Copy one file (or a folder's files) into the run."""
+        log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+        with _sentences(self._uri):
+            log(self._run_id, str(path), folder)
+
+    def log_dataset(self, manifest: Manifest, uri: str, *, context: str) -> None:
+        """Name a dataset artefact as this run's output or input.
+
+        MLflow's digest holds 36 characters: the whole hash stands in the tag ``content_hash``.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=manifest.name,
+            digest=manifest.content_hash[:_MAX_DIGEST_CHARS],
+            source_type="s3" if uri.startswith("s3://") else "local",
+            source=json.dumps({"uri": _absolute(uri)}),
+            profile=json.dumps({"kind": manifest.kind, **manifest.counts}),
+        )
+        tags = [
+            InputTag("mlflow.data.context", context),
+            InputTag("content_hash", manifest.content_hash),
+        ]
+        with _sentences(self._uri):
+            self._client.log_inputs(self._run_id, [DatasetInput(dataset, tags)])
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Tag the run."""
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(_key(name), str(value)) for name, value in tags.items()]
+        with _sentences(self._uri):
+            for start in range(0, len(entries), _MAX_PARAMS):
+                self._client.log_batch(self._run_id, tags=entries[start : start + _MAX_PARAMS])
+
+
+class MlflowTracker:
+    """A tracking server with its model registry; implements :class:`aligner.tracking.Tracker`."""
+
+    def __init__(self, config: TrackingConfig) -> None:
+        """Connect; the experiment is made where it does not exist.
+
+        Raises:
+            TrackingError: The server does not answer, or the database cannot be used.
+            ConfigError: The experiment was deleted, or the URI is none that MLflow knows.
+        """
+        self._uri = redacted(config.uri)
+        _require_reachable(config.uri)
+        self._client = _client(config.uri)
+        with _sentences(self._uri):
+            self._experiment_id = self._experiment(config)
+
+    def _experiment(self, config: TrackingConfig) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(config.experiment)
+        if found is None:
+            location = None if config.artifacts is None else _absolute(config.artifacts)
+            try:
+                return str(self._client.create_experiment(config.experiment, location))
+            except MlflowException as exc:
+                # Another process may have made it in the meantime.
+                if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self._client.get_experiment_by_name(config.experiment)
+        if found.lifecycle_stage != "active":
+            raise ConfigError(
+                f"tracking.experiment: {config.experiment!r} was deleted in {self._uri}; "
+                "restore it or choose another name."
+            )
+        return str(found.experiment_id)
+
+    @contextlib.contextmanager
+    def run(
+        self, name: str, *, parent_run_id: str | None = None, run_id: str | None = None
+    ) -> Iterator[MlflowRun]:
+        """Open a run (or reopen ``run_id``); it ends as failed if the block raises.
+
+        An interrupt (Ctrl-C) ends it as killed.
+        """
+        with _sentences(self._uri):
+            if run_id is None:
+                run_id = self._create_run(name, parent_run_id)
+            else:
+                self._client.update_run(run_id, status="RUNNING")
+        try:
+            yield MlflowRun(self._client, run_id, self._uri)
+        except BaseException as exc:
+            status = "FAILED" if isinstance(exc, Exception) else "KILLED"
+            # What went wrong inside matters more than that its end could not be recorded.
+            with contextlib.suppress(TrackingError):
+                self._end(run_id, status)
+            raise
+        self._end(run_id, "FINISHED")
+
+    def _create_run(self, name: str, parent_run_id: str | None) -> str:
+        made = provenance()
+        tags = {"code_version": str(made["code_version"])}
+        if made["git_revision"]:
+            tags["mlflow.source.git.commit"] = str(made["git_revision"])
+        if parent_run_id is not None:
+            tags["mlflow.parentRunId"] = parent_run_id
+        run = self._client.create_run(self._experiment_id, run_name=name, tags=tags)
+        return str(run.info.run_id)
+
+    def _end(self, run_id: str, status: str) -> None:
+        with _sentences(self._uri):
+            self._client.set_terminated(run_id, status=status)
+
+    def register(
+        self, name: str, *, source: str, run_id: str, tags: Mapping[str, str]
+    ) -> ModelVersion:
+        """Add a version of model ``name`` whose files stand at ``source``."""
+        from mlflow.exceptions import MlflowException
+
+        with _sentences(self._uri):
+            try:
+                self._client.create_registered_model(name)
+            except MlflowException as exc:
+                if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            texts = {key: str(value) for key, value in tags.items()}
+            version = self._client.create_model_version(
+                name, source=_absolute(source), run_id=run_id, tags=texts
+            )
+        return _model_version(version)
+
+    def version(self, name: str, version_or_alias: str) -> ModelVersion:
+        """Look a version up: by number, by alias (``@champion``), or ``latest``, the newest.
+
+        Raises:
+            DataError: There is no such model, version or alias.
+        """
+        wanted = version_or_alias.removeprefix("@")
+        with _sentences(self._uri):
+            if wanted == LATEST:
+                found = self._newest(name)
+            elif wanted.isdecimal():
+                found = self._found(self._client.get_model_version, name, wanted)
+            else:
+                found = self._found(self._client.get_model_version_by_alias, name, wanted)
+        if found is None:
+            raise DataError(
+                f"{self._uri}: model {name!r} has no version or alias {wanted!r}; {self._has(name)}"
+            )
+        return _model_version(found)
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point ``alias`` to ``version``."""
+        with _sentences(self._uri):
+            self._client.set_registered_model_alias(name, alias, version)
+
+    def set_version_tags(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Tag a version."""
+        with _sentences(self._uri):
+            for key, value in tags.items():
+                self._client.set_model_version_tag(name, version, key, str(value))
+
+    def _newest(self, name: str) -> Any:
+        model = self._found(self._client.get_registered_model, name)
+        # MLflow gives the newest of each of its old "stages"; the newest of all is among them.
+        versions = model.latest_versions if model is not None else []
+        return max(versions, key=lambda version: int(version.version), default=None)
+
+    def _found(self, look_up: Any, *wanted: str) -> Any:
+        """What ``look_up`` finds, ``None`` where there is nothing."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return look_up(*wanted)
+        except MlflowException as exc:
+            # An unknown alias of a known model counts as an invalid value in MLflow.
+            if exc.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def _has(self, name: str) -> str:
+        """A remedy: what there is of model ``name``."""
+        with _sentences(self._uri):
+            newest = self._newest(name)
+            if newest is None:
+                return "no such model is registered, train and register one or correct the name."
+            aliases = sorted(self._client.get_registered_model(name).aliases)
+        known = f"aliases: {', '.join(aliases)}" if aliases else "no alias yet"
+        return f"there are versions up to {newest.version} ({known})."
+
+
+def redacted(uri: str) -> str:
+    """``uri`` without user name and password, for messages."""
+    return re.sub(r"://[^/@]*@", "://", uri)
+
+
+def _client(uri: str) -> Any:
+    """An ``MlflowClient`` for ``uri``, with MLflow's progress messages silenced."""
+    # Read while MLflow is imported, so it must be set before.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    for name, level in (
+        ("mlflow", logging.WARNING),
+        # It prints a traceback of its own for each error that it also raises.
+        ("mlflow.store.db", logging.CRITICAL),
+        ("alembic", logging.WARNING),
+    ):
+        logging.getLogger(name).setLevel(level)
+    with _sentences(redacted(uri)):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _require_reachable(uri: str) -> None:
+    """Look before MLflow does: it tries for minutes before it gives up.
+
+    Raises:
+        TrackingError: Nobody listens there, or the file is no usable database.
+        ConfigError: The URI is of no known kind.
+    """
+    if uri.startswith(_SQLITE_PREFIX):
+        _require_database(Path(uri.removeprefix(_SQLITE_PREFIX)))
+        return
+    parts = urllib.parse.urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    if scheme not in _PORTS or not parts.hostname:
+        raise ConfigError(
+            f"tracking.uri: {redacted(uri)!r} is of no known kind; "
+            "write sqlite:///file.db, http://server:5000 or postgresql://server/database."
+        )
+    try:
+        with socket.create_connection(
+            (parts.hostname, parts.port or _PORTS[scheme]), timeout=_CONNECT_TIMEOUT_S
+        ):
+            pass
+    except OSError as exc:
+        raise TrackingError(
+            f"tracking.uri: {redacted(uri)} does not answer ({exc.strerror or exc}); "
+            "start the tracking server or correct the address."
+        ) from None
+
+
+def _require_database(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path, timeout=_CONNECT_TIMEOUT_S)) as database:
+            # Taking the write lock and giving it back; a reader alone would not notice a lock.
+            database.execute("BEGIN IMMEDIATE")
+            database.rollback()
+    except (sqlite3.Error, OSError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise TrackingError(
+            f"tracking.uri: the database {path} cannot be used ({reason}); "
+            "end the program that holds it, or choose another file."
+        ) from None
+
+
+@contextlib.contextmanager
+def _sentences(uri: str) -> Iterator[None]:
+    """Turn what MLflow raises into one sentence."""
+    try:
+        yield
+    except Exception as exc:
+        # By module: MLflow lets its database library's errors through in some places, and that
+        # library is not ours to import.
+        if not type(exc).__module__.startswith(("mlflow.", "sqlalchemy.", "requests.")):
+            raise
+        text = str(exc).strip() or type(exc).__name__
+        reason = redacted(text.splitlines()[0]).rstrip(".")[:300]
+        raise TrackingError(
+            f"{uri}: the tracking server refused or failed ({reason}); "
+            "check that it runs and that its version fits, then run again."
+        ) from None
+
+
+def _model_version(version: Any) -> ModelVersion:
+    return ModelVersion(
+        name=str(version.name),
+        version=str(version.version),
+        source=str(version.source),
+        run_id=version.run_id or None,
+        tags=dict(version.tags),
+    )
+
+
+def _absolute(uri: str) -> str:
+    """Local paths made absolute: whoever reads them stands in another folder."""
+    return uri if "://" in uri else str(Path(uri).absolute())
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield _key(f"{prefix}{name}"), str(value)
+
+
+def _key(name: str) -> str:
+    """``name`` in the alphabet and the length that MLflow allows."""
+    return re.sub(r"[^\w\-. /:]", "_", name)[:_MAX_KEY_CHARS]
