@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from aligner.metrics import similarity
 from aligner.records import Triple
 
 KEEP = "keep"
@@ -34,6 +35,23 @@ def surrogates(row: Triple) -> str:
     except UnicodeEncodeError:
         return "broken_unicode"
     return KEEP
+
+
+def unchanged(row: Triple) -> str:
+    """Drop rows whose correction is the answer, byte for byte."""
+    return "unchanged" if row.is_identity else KEEP
+
+
+def whitespace_edit(row: Triple) -> str:
+    """Drop rows whose correction differs from the answer in white space alone."""
+    if not row.is_identity and row.correction.split() == row.answer.split():
+        return "whitespace_edit"
+    return KEEP
+
+
+def dissimilar(row: Triple, *, min_similarity: float) -> str:
+    """Drop corrections that are another answer rather than an edit of this one."""
+    return KEEP if similarity(row.answer, row.correction) >= min_similarity else "dissimilar"
 
 
 def first_reason(row: Triple, filters: tuple[Filter, ...]) -> str:

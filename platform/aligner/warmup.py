@@ -1,6 +1,6 @@
 """The identity warm-up (paper, section 2, "Residual Correction"): copy before correcting."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from aligner.records import Triple
@@ -15,11 +15,16 @@ def identity_row(row: Triple) -> Triple:
     return replace(row, correction=row.answer)
 
 
-def warmup_rows(rows: Sequence[Triple], *, share: float) -> list[Triple]:
-    """Identity rows for ``round(share * len(rows))`` of ``rows``, drawn by content hash.
+def chosen_ids(row_ids: Iterable[str], *, share: float) -> frozenset[str]:
+    """``round(share * n)`` of ``n`` row ids, drawn by content hash.
 
-    A smaller share's rows are among those of a larger one. Order follows ``rows``.
+    A smaller share's ids are among those of a larger one.
     """
-    ranked = sorted(rows, key=lambda row: unit_hash(row.row_id, salt="warmup"))
-    chosen = {row.row_id for row in ranked[: round(share * len(rows))]}
+    ranked = sorted(row_ids, key=lambda row_id: unit_hash(row_id, salt="warmup"))
+    return frozenset(ranked[: round(share * len(ranked))])
+
+
+def warmup_rows(rows: Sequence[Triple], *, share: float) -> list[Triple]:
+    """Identity rows of those that :func:`chosen_ids` draws. Order follows ``rows``."""
+    chosen = chosen_ids((row.row_id for row in rows), share=share)
     return [identity_row(row) for row in rows if row.row_id in chosen]

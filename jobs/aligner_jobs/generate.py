@@ -1,0 +1,146 @@
+"""Asking models over HTTP inside Ray Data: many requests in flight, errors as rows.
+
+The stages are classes that Ray starts once per worker; Ray runs several of their batches at the
+same time, on one event loop, so a slow reply does not hold up the next batch.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+
+from aligner.adapters.openai_http import OpenAIChat, failure_reason
+from aligner.errors import EndpointError, GenerationError
+from aligner.generation import Completion, Endpoint, Messages, Sampling, chat_messages
+from aligner_jobs.config.build_dataset import OpenAITeacher, Upstream
+from aligner_jobs.tables import WORK_SCHEMA, Row, Step, drop, history_of
+
+_GIVE_UP_AFTER: Final = 20
+"""Requests in a row, each with all its attempts, that found nobody there."""
+
+
+class Asker:
+    """One model, a bound on the requests in flight, and an eye on whether it is there at all."""
+
+    def __init__(self, endpoint: Endpoint, sampling: Sampling, *, max_in_flight: int) -> None:
+        self._chat = OpenAIChat(endpoint)
+        self._sampling = sampling
+        self._free = asyncio.Semaphore(max_in_flight)
+        self._refused_in_a_row = 0
+
+    async def ask(self, messages: Messages, *, n: int = 1) -> list[Completion] | str:
+        """``n`` completions, or the reason why there are none.
+
+        Raises:
+            EndpointError: Request after request finds nobody there; going on is of no use.
+        """
+        async with self._free:
+            try:
+                completions = await self._chat.complete_many(messages, self._sampling, n=n)
+            except EndpointError as exc:
+                self._refused_in_a_row += 1
+                if self._refused_in_a_row >= _GIVE_UP_AFTER:
+                    raise
+                return failure_reason(exc)
+            except GenerationError as exc:
+                return failure_reason(exc)
+        self._refused_in_a_row = 0
+        return completions
+
+
+class AskUpstreams:
+    """Columns in: :data:`WORK_SCHEMA`, answers null. Columns out: the same, answers filled.
+
+    Rows: each question becomes one row per upstream and sample (or one dropped row that stands
+    for an upstream's samples); rows with an answer, and dropped ones, pass unchanged.
+    """
+
+    def __init__(self, upstreams: Mapping[str, Mapping[str, Any]]) -> None:
+        self._upstreams = {name: Upstream.model_validate(raw) for name, raw in upstreams.items()}
+        self._askers = {
+            name: Asker(upstream, upstream.sampling, max_in_flight=upstream.max_in_flight)
+            for name, upstream in self._upstreams.items()
+        }
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Answer the questions in ``batch``."""
+        rows = await asyncio.gather(*(self._answers(row) for row in batch.to_pylist()))
+        return _table([answered for group in rows for answered in group])
+
+    async def _answers(self, row: Row) -> list[Row]:
+        if row["reason"] is not None or row["answer"] is not None:
+            return [row]
+        messages = chat_messages(row["question"], history_of(row))
+        groups = await asyncio.gather(*(self._of(name, row, messages) for name in self._askers))
+        return [answered for group in groups for answered in group]
+
+    async def _of(self, name: str, row: Row, messages: Messages) -> list[Row]:
+        samples = self._upstreams[name].samples_per_question
+        result = await self._askers[name].ask(messages, n=samples)
+        asked = {**row, "upstream": name}
+        if isinstance(result, str):
+            return [drop({**asked, "rows": samples}, step="answers", reason=result)]
+        return [
+            _filled({**asked, "rows": 1}, "answer", completion, step="answers")
+            for completion in result
+        ]
+
+
+class AskTeacher:
+    """Columns in: :data:`WORK_SCHEMA`, corrections null. Columns out: the same, filled.
+
+    Rows: same number; rows with a correction, and dropped ones, pass unchanged.
+    """
+
+    def __init__(self, teacher: Mapping[str, Any]) -> None:
+        self._teacher = OpenAITeacher.model_validate(teacher)
+        self._asker = Asker(
+            self._teacher, self._teacher.sampling, max_in_flight=self._teacher.max_in_flight
+        )
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Correct the answers in ``batch``."""
+        return _table(await asyncio.gather(*(self._corrected(row) for row in batch.to_pylist())))
+
+    async def _corrected(self, row: Row) -> Row:
+        if row["reason"] is not None or row["correction"] is not None:
+            return row
+        result = await self._asker.ask(
+            [
+                *chat_messages(row["question"], history_of(row)),
+                {"role": "assistant", "content": row["answer"]},
+                {"role": "user", "content": self._teacher.instruction},
+            ]
+        )
+        if isinstance(result, str):
+            return drop(row, step="corrections", reason=result)
+        return _filled(row, "correction", result[0], step="corrections")
+
+
+async def probe(endpoints: Sequence[Endpoint]) -> None:
+    """See that every endpoint answers, all at once, before a job starts its machinery.
+
+    Raises:
+        EndpointError: One does not.
+    """
+    await asyncio.gather(*(_probe(endpoint) for endpoint in endpoints))
+
+
+async def _probe(endpoint: Endpoint) -> None:
+    async with OpenAIChat(endpoint) as chat:
+        await chat.probe()
+
+
+def _filled(row: Row, column: str, completion: Completion, *, step: Step) -> Row:
+    if completion.finish_reason == "length":
+        return drop(row, step=step, reason="cut_off")
+    try:
+        completion.text.encode()
+    except UnicodeEncodeError:
+        return drop(row, step=step, reason="broken_unicode")
+    return {**row, column: completion.text}
+
+
+def _table(rows: list[Row]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=WORK_SCHEMA)

@@ -1,0 +1,55 @@
+"""What jobs show: a progress bar on stderr, tables on stdout."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from aligner.manifest import Manifest
+
+
+def quiet_ray_data() -> None:
+    """Leave the terminal to the job's own progress bar; call it before Ray is started.
+
+    Ray Data else tells of plans and bars, and Ray's core of each actor that Data may restart.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, *, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told how many ``unit`` are done more; ``total`` may be unknown."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def show_funnel(console: Console, manifest: Manifest, *, uri: str, seconds: float) -> None:
+    """The way of the rows through the steps, and what the dataset holds in the end."""
+    table = Table(title=f"{manifest.name}: where each row went")
+    for column in ("step", "rows in", "dropped", "rows out"):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    table.add_column("reasons")
+    for step in manifest.funnel:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in step.dropped.items())
+        dropped = f"{sum(step.dropped.values()):,}"
+        table.add_row(step.step, f"{step.rows_in:,}", dropped, f"{step.rows_out:,}", reasons)
+    console.print(table)
+    held = ", ".join(f"{rows:,} {split}" for split, rows in manifest.counts.items())
+    rate = manifest.funnel[-1].rows_out / max(seconds, 1e-9)
+    console.print(f"{uri}: {held} rows in {seconds:.0f} s ({rate:,.0f} rows/s)", soft_wrap=True)
