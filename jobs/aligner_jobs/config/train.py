@@ -1,0 +1,255 @@
+"""Settings of ``aligner train``. Defaults are those of the paper's Table 22."""
+
+import hashlib
+import json
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from aligner.config import StrictModel
+from aligner.tracking import TrackingConfig
+
+PhaseName = Literal["warmup", "correction"]
+
+
+class ScratchModel(StrictModel):
+    """A new model of Llama's shape, with a byte-level BPE trained on the dataset's train texts."""
+
+    kind: Literal["scratch"]
+
+    hidden_size: int = Field(default=128, ge=8)
+    """Width of the residual stream."""
+
+    layers: int = Field(default=4, ge=1)
+    """Number of decoder layers."""
+
+    heads: int = Field(default=4, ge=1)
+    """Attention heads; vLLM on a CPU wants a head size (width / heads) of 32, 64, 80, 96, ..."""
+
+    intermediate_size: int = Field(default=384, ge=8)
+    """Width of the gated feed-forward."""
+
+    vocab_size: int = Field(default=512, ge=260)
+    """Tokens, the 256 bytes and three special ones included; a small one copies names better."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be an even multiple of heads={self.heads}; "
+                f"try hidden_size={32 * self.heads}"
+            )
+        return self
+
+
+class PretrainedModel(StrictModel):
+    """A checkpoint in Hugging Face's layout; code it brings is never run."""
+
+    kind: Literal["pretrained"]
+
+    path: str
+    """A local folder (an export of ours, say) or a hub id; safetensors only."""
+
+    revision: str | None = None
+    """Of a hub id: a commit, tag or branch."""
+
+
+Model = Annotated[ScratchModel | PretrainedModel, Field(discriminator="kind")]
+
+
+class Phase(StrictModel):
+    """One pass of training with a schedule of its own."""
+
+    epochs: int = Field(default=3, ge=0)
+    """Times that each row is seen; 0 leaves the phase out."""
+
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """Peak; a cosine leads from there to 0 at the phase's end."""
+
+    lr_warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the phase's steps in which the rate rises from 0 (not the identity warm-up)."""
+
+
+class Optimizer(StrictModel):
+    """AdamW."""
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the second moment."""
+
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled."""
+
+    gradient_clipping: float = Field(default=1.0, gt=0)
+    """Largest global gradient norm."""
+
+
+class Zero(StrictModel):
+    """DeepSpeed's ZeRO; the three sizes matter in stage 3 alone."""
+
+    stage: Literal[0, 1, 2, 3] = 3
+    """What is partitioned: 0 nothing, 1 optimizer states, 2 and gradients, 3 and parameters."""
+
+    persistence_threshold: int = Field(default=10_000, ge=0)
+    """Parameters smaller than this stay on every worker (elements)."""
+
+    max_live_parameters: int = Field(default=30_000_000, ge=0)
+    """Upper bound of gathered elements."""
+
+    prefetch_bucket_size: int = Field(default=30_000_000, ge=0)
+    """Elements gathered ahead."""
+
+
+class Checkpoints(StrictModel):
+    """Resumable states; one more is written where the phases meet and one at the end."""
+
+    every_steps: int = Field(default=200, ge=1)
+    """Optimiser steps between two."""
+
+    keep: int = Field(default=2, ge=1)
+    """The last so many stay."""
+
+
+class Heldout(StrictModel):
+    """What is measured while training runs."""
+
+    every_steps: int = Field(default=200, ge=1)
+    """Optimiser steps between two measurements of the held-out loss."""
+
+    rows: int = Field(default=512, ge=1)
+    """Held-out rows whose loss is measured; they are drawn by content hash."""
+
+    generate_rows: int = Field(default=128, ge=0)
+    """Held-out rows, and as many held-out identity rows, that are corrected at the end."""
+
+    generate_batch_size: int = Field(default=64, ge=1)
+    """Rows generated at once on each worker."""
+
+
+class TrainConfig(StrictModel):
+    """Dataset in, Aligner out: identity warm-up, then correction, exported and registered."""
+
+    dataset: str
+    """The dataset artefact: a folder or ``s3://`` URI."""
+
+    out: str
+    """Folder or URI for the export (``<out>/export``) and the checkpoints."""
+
+    model: Model
+    """What is trained."""
+
+    register_as: str | None = None
+    """Registered model that the export becomes a version of; unset: it is not registered."""
+
+    warmup: Phase = Field(default=Phase(epochs=1))
+    """On identity rows (answer -> answer)."""
+
+    correction: Phase = Field(default=Phase())
+    """On all training rows (answer -> correction), from the warm-up's weights."""
+
+    max_length_tokens: int = Field(default=2048, ge=8)
+    """Prompt, correction and EOS together; longer rows are set aside and counted."""
+
+    global_batch_size: int = Field(default=256, ge=1)
+    """Rows per optimiser step, over all workers."""
+
+    micro_batch_size: int = Field(default=4, ge=1)
+    """Rows that one worker puts through the model at once."""
+
+    num_workers: int = Field(default=1, ge=1)
+    """Training processes; with ``use_gpu`` one GPU each."""
+
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """Cores reserved for each, and threads that its arithmetic uses."""
+
+    use_gpu: bool = False
+    """Whether workers compute on GPUs (NCCL) or cores (gloo)."""
+
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Of weights and activations; with bf16 the optimizer keeps fp32 master weights."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations instead of keeping them: less memory, a third more time."""
+
+    optimizer: Optimizer = Field(default=Optimizer())
+    """Both phases share it; its moments live on across the border."""
+
+    zero: Zero = Field(default=Zero())
+    """How DeepSpeed spreads the model's states over the workers."""
+
+    checkpoints: Checkpoints = Field(default=Checkpoints())
+    """For resuming."""
+
+    heldout: Heldout = Field(default=Heldout())
+    """Evaluation in the loop."""
+
+    max_failures: int = Field(default=3, ge=0)
+    """Times that a dead worker group is started again from the last checkpoint."""
+
+    log_every_steps: int = Field(default=10, ge=1)
+    """Optimiser steps between two logged losses; the loss is also checked for NaN then."""
+
+    seed: int = 42
+    """Of the initial weights and of the order of rows."""
+
+    tracking: TrackingConfig = Field(default=TrackingConfig())
+    """Where run, metrics and model version are recorded."""
+
+    @field_validator("dataset", "out")
+    @classmethod
+    def _not_empty(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must name a folder or URI")
+        return value.rstrip("/") or value
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        per_pass = self.micro_batch_size * self.num_workers
+        if self.global_batch_size % per_pass:
+            nearest = max(1, round(self.global_batch_size / per_pass)) * per_pass
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} is not a multiple of "
+                f"micro_batch_size*num_workers={per_pass}; try {nearest}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if not self.warmup.epochs and not self.correction.epochs:
+            raise ValueError("warmup.epochs and correction.epochs are both 0; raise one")
+        return self
+
+    @property
+    def passes_per_step(self) -> int:
+        """Gradient accumulation: forward-backward passes of each worker in one step."""
+        return self.global_batch_size // (self.micro_batch_size * self.num_workers)
+
+    @property
+    def export_uri(self) -> str:
+        """Where the export will stand."""
+        return f"{self.out}/export"
+
+    def phase(self, name: PhaseName) -> Phase:
+        """Settings of one phase."""
+        return self.warmup if name == "warmup" else self.correction
+
+    def run_name(self, dataset_hash: str) -> str:
+        """Equal for configs that must give the same weights; such a run is resumed, not repeated.
+
+        The number of workers is left out on purpose: a checkpoint of another number must be
+        refused aloud, not passed over in silence.
+        """
+        decisive = self.model_dump(
+            mode="json",
+            include={
+                *("model", "warmup", "correction", "max_length_tokens", "global_batch_size"),
+                *("precision", "optimizer", "zero", "seed"),
+            },
+        )
+        canonical = json.dumps([decisive, dataset_hash], sort_keys=True)
+        return f"train-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"

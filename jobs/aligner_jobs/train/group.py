@@ -1,0 +1,146 @@
+"""Running the worker group: Ray Train, its failures as sentences, and news on the way."""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+import ray
+from ray.exceptions import RayActorError
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.result import Result
+from rich.console import Console
+
+from aligner.errors import AlignerError, ConfigError, TrainingError
+from aligner_jobs.config.train import TrainConfig
+from aligner_jobs.train.material import Material
+from aligner_jobs.train.progress import Board, News
+from aligner_jobs.train.worker import Outcome, train_loop
+
+_POLL_S = 0.5
+
+
+def run_group(
+    config: TrainConfig, material: Material, *, on_news: Callable[[News], None]
+) -> Outcome:
+    """Train with ``config.num_workers`` processes; ``on_news`` is called in this thread.
+
+    Raises:
+        ConfigError: This machine has not what the workers ask for.
+        TrainingError: Training cannot go on; the sentence says why.
+    """
+    _require_resources(config)
+    # In the driver's own process, so that it dies with it.
+    board: Any = ray.remote(num_cpus=0)(cast(Any, Board)).remote()
+    job = {
+        "config": config.model_dump(mode="json"),
+        "material": ray.put(material),
+        "board": board,
+    }
+    fit = _Background(_trainer(config, material, job).fit)
+    running = True
+    while running:
+        running = fit.running(wait_s=_POLL_S)
+        for news in ray.get(board.take.remote()):
+            on_news(news)
+    outcome = _outcome(fit, config)
+    if outcome.failure is not None:
+        raise outcome.failure
+    return outcome
+
+
+def _trainer(config: TrainConfig, material: Material, job: dict[str, Any]) -> Any:
+    return TorchTrainer(
+        cast(Any, train_loop),
+        train_loop_config=job,
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker=_resources(config),
+        ),
+        run_config=RunConfig(
+            # A name that was used before continues that run from its last checkpoint.
+            name=material.run_name,
+            storage_path=f"{config.out}/checkpoints",
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints.keep),
+        ),
+    )
+
+
+def _resources(config: TrainConfig) -> dict[str, float]:
+    gpu = {"GPU": 1.0} if config.use_gpu else {}
+    return {"CPU": float(config.cpus_per_worker), **gpu}
+
+
+def _require_resources(config: TrainConfig) -> None:
+    """A private Ray never grows: say so now instead of waiting for ever."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    offered: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for name, each in _resources(config).items():
+        wanted, there = each * config.num_workers, offered.get(name, 0.0)
+        if wanted > there:
+            raise ConfigError(
+                f"num_workers={config.num_workers}: they want {wanted:g} {name}, this machine "
+                f"offers {there:g}; lower it, or set RAY_ADDRESS to a larger cluster."
+            )
+
+
+def _outcome(fit: "_Background", config: TrainConfig) -> Outcome:
+    try:
+        outcome = fit.result().return_value
+    except TrainingFailedError as exc:
+        raise _sentence(exc, config) from exc
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def _sentence(error: TrainingFailedError, config: TrainConfig) -> AlignerError:
+    """Our own error where a worker raised one, else what happened to the first worker."""
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    for failure in failures.values():
+        for candidate in (failure, getattr(failure, "cause", None)):
+            if isinstance(candidate, AlignerError):
+                return candidate
+    if any(not isinstance(failure, RayActorError) for failure in failures.values()):
+        # Nobody foresaw this one: its traceback is needed to mend it.
+        Console(stderr=True).print(str(error), markup=False, highlight=False)
+    rank, first = next(iter(failures.items()), (0, error))
+    what = str(first).strip().splitlines()[0] if str(first).strip() else type(first).__name__
+    return TrainingError(
+        f"{config.out}: training stopped after {config.max_failures} restarts, worker {rank} "
+        f"failed ({what}); run the same command again to go on from the last checkpoint."
+    )
+
+
+class _Background:
+    """A call in a thread that does not keep the program alive: an interrupt must not wait."""
+
+    def __init__(self, call: Callable[[], Result]) -> None:
+        self._call = call
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def running(self, *, wait_s: float) -> bool:
+        """Whether the call is still running after at most ``wait_s``."""
+        self._thread.join(wait_s)
+        return self._thread.is_alive()
+
+    def result(self) -> Result:
+        """What the call returned; raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def _run(self) -> None:
+        try:
+            self._result = self._call()
+        except BaseException as exc:
+            self._error = exc

@@ -1,0 +1,279 @@
+"""One training worker: the loop that Ray Train starts in each process of the group."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import torch
+from ray import train as ray_train
+
+from aligner.errors import AlignerError, TrainingError
+from aligner_jobs.config.train import PhaseName, TrainConfig
+from aligner_jobs.train import checkpoint, export
+from aligner_jobs.train.batches import IntArray, collate, epoch_batches, worker_parts
+from aligner_jobs.train.deepspeed_config import deepspeed_config
+from aligner_jobs.train.heldout import Group, heldout_loss, unchanged_rate
+from aligner_jobs.train.material import PHASES, Material
+from aligner_jobs.train.model import build_model
+from aligner_jobs.train.objectives import correction_loss_sum
+from aligner_jobs.train.progress import News
+from aligner_jobs.train.schedule import learning_rate
+from aligner_jobs.train.tokenizer import open_files
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What worker 0 returns to the driver."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    export_hash: str = ""
+    failure: AlignerError | None = None
+    """Raised by all workers alike: starting them again would end the same way."""
+
+
+def train_loop(job: dict[str, Any]) -> Outcome:
+    """Train, measure and export; ``job`` holds ``config``, ``material`` and ``board``.
+
+    What goes wrong for every worker alike is returned, because Ray Train starts a group again
+    whose worker raises.
+    """
+    config = TrainConfig.model_validate(job["config"])
+    material: Material = ray.get(job["material"])
+    torch.set_num_threads(config.cpus_per_worker)
+    try:
+        return Loop(config, material, board=job["board"]).run()
+    except TrainingError as exc:
+        return Outcome(failure=exc)
+
+
+def start_engine(model: torch.nn.Module, config: TrainConfig) -> Any:
+    """A DeepSpeed engine around ``model``; joins the process group that Ray Train has made."""
+    import deepspeed
+    import deepspeed.ops
+
+    # It would be compiled at start, and wants a compiler on every machine.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    settings = config.optimizer
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=config.correction.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+        foreach=not config.use_gpu,
+        fused=config.use_gpu,
+    )
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=deepspeed_config(config)
+    )
+    return engine
+
+
+class Loop:
+    """Both phases over one engine."""
+
+    def __init__(self, config: TrainConfig, material: Material, *, board: Any) -> None:
+        """Build model and engine; ``board`` is the driver's :class:`Board` actor."""
+        context = ray_train.get_context()
+        self._config, self._material, self._board = config, material, board
+        self._tokenizer = open_files(material.tokenizer)
+        model = build_model(
+            config,
+            vocab_size=self._tokenizer.vocab_size,
+            bos_token_id=self._tokenizer.bos_token_id,
+            eos_token_id=self._tokenizer.eos_token_id,
+        )
+        self._parameters = sum(parameter.numel() for parameter in model.parameters())
+        self._engine = start_engine(model, config)
+        self._group = Group(context.get_world_rank(), context.get_world_size(), self._engine.device)
+        self._meter = Meter(self._group)
+        self._metrics: dict[str, float] = {}
+
+    def run(self) -> Outcome:
+        """Train from the start or the last checkpoint to the export."""
+        position = self._start()
+        for phase in PHASES[PHASES.index(position.phase) :]:
+            if position.phase != phase:
+                position = checkpoint.Position(phase)
+            self._run_phase(phase, position)
+        return self._finish()
+
+    def _start(self) -> checkpoint.Position:
+        found = ray_train.get_checkpoint()
+        if found is None:
+            first = next(p for p in PHASES if self._material.total_steps(p, self._config))
+            self._measure_heldout(first, 0)
+            return checkpoint.Position(first)
+        position, self._metrics = checkpoint.restore(self._engine, found)
+        self._post(News(position.phase, position.step, resumed=True))
+        return position
+
+    def _run_phase(self, phase: PhaseName, position: checkpoint.Position) -> None:
+        """Train the rest of one phase; the place after it is where the next one begins."""
+        epochs = self._config.phase(phase).epochs
+        for epoch in range(position.epoch, epochs):
+            batches = epoch_batches(
+                self._material.phases[phase].lengths,
+                global_batch_size=self._config.global_batch_size,
+                seed=self._config.seed,
+                epoch=epoch,
+            )
+            done = position.batch if epoch == position.epoch else 0
+            for at in range(done, len(batches)):
+                step = epoch * len(batches) + at
+                self._train_step(phase, step, batches[at])
+                self._after_step(
+                    checkpoint.Position(phase, epoch=epoch, batch=at + 1, step=step + 1)
+                )
+
+    def _train_step(self, phase: PhaseName, step: int, rows: IntArray) -> None:
+        """One optimiser step on one global batch."""
+        config, corpus = self._config, self._material.phases[phase]
+        settings = config.phase(phase)
+        rate = learning_rate(
+            step,
+            total_steps=self._material.total_steps(phase, config),
+            peak=settings.learning_rate,
+            lr_warmup_ratio=settings.lr_warmup_ratio,
+        )
+        for parameters in self._engine.optimizer.param_groups:
+            parameters["lr"] = rate
+        targets = corpus.target_tokens(rows)
+        # DeepSpeed takes the mean over passes and workers; we want the sum over all tokens of
+        # the global batch, divided by their number.
+        scale = config.passes_per_step * self._group.world_size / targets
+        parts = worker_parts(
+            rows,
+            passes=config.passes_per_step,
+            world_size=self._group.world_size,
+            rank=self._group.rank,
+        )
+        self._meter.begin()
+        for part in parts:
+            loss = correction_loss_sum(
+                self._engine, collate(corpus, part), device=self._group.device
+            )
+            self._engine.backward(loss * scale)
+            self._engine.step()
+            self._meter.add_loss(loss.detach())
+        self._meter.end(targets=targets, tokens=int(corpus.lengths[rows].sum()), rate=rate)
+
+    def _after_step(self, position: checkpoint.Position) -> None:
+        """Log, measure and save where it is time to."""
+        config = self._config
+        phase, step = position.phase, position.step
+        last = step == self._material.total_steps(phase, config)
+        saving = last or step % config.checkpoints.every_steps == 0
+        # Also before each checkpoint, so that none ever holds weights that are not numbers.
+        if saving or step % config.log_every_steps == 0:
+            self._log(phase, step)
+        if last or step % config.heldout.every_steps == 0:
+            self._measure_heldout(phase, step)
+        if saving:
+            follower = checkpoint.Position("correction") if phase == "warmup" and last else position
+            checkpoint.save(self._engine, follower, metrics=self._metrics)
+
+    def _log(self, phase: PhaseName, step: int) -> None:
+        metrics = self._meter.read()
+        if not math.isfinite(metrics["loss"]):
+            rate = self._config.phase(phase).learning_rate
+            raise TrainingError(
+                f"{phase} phase, step {step}: the loss is {metrics['loss']}; lower "
+                f"{phase}.learning_rate (now {rate:g}) and start again."
+            )
+        self._metrics |= {f"{phase}/{name}": value for name, value in metrics.items()}
+        self._post(News(phase, step, metrics))
+
+    def _measure_heldout(self, phase: PhaseName, step: int) -> None:
+        if not len(self._material.heldout):
+            return
+        loss = heldout_loss(
+            self._engine, self._material.heldout, config=self._config, group=self._group
+        )
+        if step == 0:
+            self._metrics["heldout_loss_before"] = loss
+        self._metrics["heldout_loss"] = self._metrics[f"{phase}/heldout_loss"] = loss
+        self._post(News(phase, step, {"heldout_loss": loss}))
+
+    def _finish(self) -> Outcome:
+        """Copy and identity rate, then the export."""
+        samples = {
+            "copy_rate": self._material.copy_sample,
+            "identity_rate": self._material.identity_sample,
+        }
+        for name, rows in samples.items():
+            rate = unchanged_rate(
+                self._engine,
+                rows,
+                config=self._config,
+                template=self._material.template,
+                tokenizer=self._tokenizer,
+                group=self._group,
+            )
+            if not math.isnan(rate):
+                self._metrics[name] = rate
+        first = self._group.rank == 0
+        weights = export.gather_weights(self._engine, stage=self._config.zero.stage, keep=first)
+        if not first:
+            return Outcome()
+        try:
+            manifest = export.write_export(
+                self._engine,
+                weights,
+                config=self._config,
+                material=self._material,
+                tokenizer=self._tokenizer,
+                facts={"parameters": self._parameters, "metrics": self._metrics},
+            )
+        except AlignerError as exc:
+            return Outcome(failure=exc)
+        return Outcome(metrics=self._metrics, export_hash=manifest.content_hash)
+
+    def _post(self, news: News) -> None:
+        if self._group.rank == 0:
+            self._board.post.remote(news)
+
+
+class Meter:
+    """Loss and speed since the last reading, over all workers."""
+
+    def __init__(self, group: Group) -> None:
+        """Begin at zero."""
+        self._group = group
+        self._began_s = self._seconds = self._rate = 0.0
+        self._targets = self._tokens = 0
+        self._loss = torch.zeros((), device=group.device)
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._began_s = time.perf_counter()
+
+    def add_loss(self, loss: torch.Tensor) -> None:
+        """Add a summed loss of this worker; it stays on its device until it is read."""
+        self._loss = self._loss + loss
+
+    def end(self, *, targets: int, tokens: int, rate: float) -> None:
+        """A step on ``tokens`` tokens, ``targets`` of them with loss, is done."""
+        self._seconds += time.perf_counter() - self._began_s
+        self._targets += targets
+        self._tokens += tokens
+        self._rate = rate
+
+    def read(self) -> dict[str, float]:
+        """Mean loss per target token, tokens per second (padding not counted), last rate."""
+        (loss,) = self._group.total(float(self._loss))
+        metrics = {
+            "loss": loss / max(1, self._targets),
+            "tokens_per_s": self._tokens / self._seconds if self._seconds else 0.0,
+            "learning_rate": self._rate,
+        }
+        self._reset()
+        return metrics
+
+    def _reset(self) -> None:
+        self._loss = torch.zeros((), device=self._group.device)
+        self._seconds = self._rate = 0.0
+        self._targets = self._tokens = 0
