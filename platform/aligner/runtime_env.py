@@ -1,0 +1,84 @@
+"""What every program of ours tells Ray, without importing Ray: jobs and serving share it.
+
+Neither may import the other, and both meet the same traps: settings that Ray reads from the
+environment, ports, and how this code reaches the worker processes.
+"""
+
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Any
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_ROOTS = ("platform", "jobs", "serve")
+
+_WORKER_ENVIRONMENT = {
+    # A tiny CPU model gains nothing from a thread pool per process and loses to contention.
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Nothing of ours is downloaded while a program runs.
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "DS_ACCELERATOR": "cpu",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def dev_runtime_env() -> dict[str, Any]:
+    """The ``runtime_env`` that lets workers import this checkout; empty for an installed wheel.
+
+    On one machine workers read the checkout itself. On a cluster submit with ``working_dir``
+    set to the checkout: the relative ``PYTHONPATH`` entries resolve where Ray unpacks it.
+    """
+    if not all((_CHECKOUT / root).is_dir() for root in _ROOTS):
+        return {}
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join(str(_CHECKOUT / root) for root in _ROOTS)}}
+
+
+def worker_env() -> dict[str, str]:
+    """Environment of every worker process: ours where the user has set nothing."""
+    ours = {key: os.environ.get(key, value) for key, value in _WORKER_ENVIRONMENT.items()}
+    if _has_gpu():
+        del ours["DS_ACCELERATOR"]
+    return {**ours, **dev_runtime_env().get("env_vars", {})}
+
+
+def set_ray_defaults() -> None:
+    """Put into this process's environment what Ray should find there; call it before Ray starts."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # How soon Ray Train notices a finished checkpoint or a dead worker; its default is 2 s.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # Explicit, because the default depends on which Ray ran before under this user.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def private_cluster(*, num_cpus: int | None = None) -> dict[str, Any]:
+    """Arguments of ``ray.init`` for a cluster of one program.
+
+    It offers at least 4 logical CPUs: an engine, its helpers and a data stage must be able to
+    stand side by side even on a small machine.
+    """
+    return {
+        "num_cpus": num_cpus or max(4, os.cpu_count() or 1),
+        "include_dashboard": False,
+        # Private even with the dashboard off: Ray Train asks this port whether its run is
+        # still alive, and another cluster's dashboard on the default port says it is not.
+        "dashboard_port": free_port(),
+    }
+
+
+def free_port() -> int:
+    """A free TCP port on loopback, outside Ray's worker range (10002-19999)."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if not 10_002 <= port <= 19_999:
+            return port
+
+
+def _has_gpu() -> bool:
+    return Path("/dev/nvidia0").exists() or bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
