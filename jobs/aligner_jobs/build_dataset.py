@@ -9,48 +9,27 @@ from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 import pyarrow as pa
-import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 from rich.console import Console
 
-from aligner import artefacts, filters
+from aligner import artefacts
 from aligner.errors import AlignerError, DataError, GenerationError
 from aligner.manifest import Manifest, provenance
-from aligner.records import Question
-from aligner.simworld.teacher import correct
-from aligner.simworld.world import World
 from aligner.tracking import Tracker
 from aligner_jobs import dataset_files, runtime
 from aligner_jobs.config.build_dataset import (
     BuildDatasetConfig,
-    FilterConfig,
     OpenAITeacher,
-    QuestionsSource,
     SimworldSource,
     SimworldTeacher,
 )
 from aligner_jobs.generate import AskTeacher, AskUpstreams, probe
-from aligner_jobs.json_files import BadRow
-from aligner_jobs.sources import Piece, listed, pieces, read
-from aligner_jobs.tables import (
-    STEPS,
-    Row,
-    Step,
-    Tally,
-    as_triple,
-    bad_row,
-    drop,
-    history_of,
-    on_rows,
-    question_row,
-    tables_of,
-    triple_row,
-)
+from aligner_jobs.sources import Piece, listed, pieces
+from aligner_jobs.stages import ROWS_PER_BLOCK, judge, read_piece, teach_simworld
+from aligner_jobs.tables import STEPS, Step, Tally
 from aligner_jobs.terminal import progress_bar, quiet_ray_data, show_funnel
 
-_ROWS_PER_BLOCK: Final = 128
-"""Small enough that every worker has questions to ask, large enough to be worth a task."""
 _ROWS_PER_BATCH: Final = 32
 """Ray Data keeps four batches of a worker going at a time."""
 
@@ -119,7 +98,7 @@ def _finished(config: BuildDatasetConfig, work: list[Piece]) -> Dataset:
     """Columns out: :data:`aligner_jobs.tables.WORK_SCHEMA`. Rows: all, dropped ones included."""
     rows = _read(config, work)
     if config.asks:
-        rows = rows.repartition(target_num_rows_per_block=_ROWS_PER_BLOCK)
+        rows = rows.repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
         rows = _answered(rows, config)
         rows = _corrected(rows, config)
     return rows.map_batches(
@@ -177,69 +156,6 @@ def _asking(rows: Dataset, stage: type, settings: dict[str, Any], *, workers: in
     )
 
 
-def read_piece(batch: pa.Table, *, config: dict[str, Any]) -> Iterator[pa.Table]:
-    """Columns in: name, path. Columns out: WORK_SCHEMA. Rows: those of the source's file."""
-    settings = BuildDatasetConfig.model_validate(config)
-    for item in batch.to_pylist():
-        piece = Piece(item["name"], settings.sources[item["name"]], item["path"])
-        yield from tables_of(_rows_of(piece, settings), size=_ROWS_PER_BLOCK)
-
-
-def _rows_of(piece: Piece, config: BuildDatasetConfig) -> Iterator[Row]:
-    per_row = _rows_per_record(config, piece.name)
-    for item in read(piece, seed=config.seed, max_bad_share=config.max_bad_share):
-        if isinstance(item, BadRow):
-            yield bad_row(source=piece.name, where=item.where, reason=item.reason, rows=per_row)
-        elif isinstance(item.row, Question):
-            yield question_row(item.row, source=piece.name, where=item.where, rows=per_row)
-        else:
-            yield triple_row(item.row, where=item.where)
-
-
-def teach_simworld(batch: pa.Table, *, seed: int) -> pa.Table:
-    """Columns as they were, ``correction`` filled by the simulation's teacher. Rows: the same."""
-    world = _world(seed)
-
-    def corrected(row: Row) -> Row:
-        if row["correction"] is not None:
-            return row
-        asked = Question(row["question"], history_of(row))
-        return {**row, "correction": correct(world, asked, row["answer"])}
-
-    return on_rows(batch, corrected)
-
-
-def judge(batch: pa.Table, *, config: dict[str, Any]) -> pa.Table:
-    """Columns as they were, ``row_id`` filled. Rows: the same, noise dropped by reason."""
-    chosen = _filters(FilterConfig.model_validate(config))
-
-    def judged(row: Row) -> Row:
-        triple = as_triple(row)
-        reason = filters.first_reason(triple, chosen)
-        if reason != filters.KEEP:
-            return drop(row, step="filters", reason=reason)
-        return {**row, "row_id": triple.row_id}
-
-    return on_rows(batch, judged)
-
-
-def _filters(config: FilterConfig) -> tuple[filters.Filter, ...]:
-    chosen: list[filters.Filter] = [filters.surrogates, filters.blank_text]
-    chosen.append(functools.partial(filters.length, max_chars=config.max_chars))
-    if config.drop_whitespace_edits:
-        chosen.append(filters.whitespace_edit)
-    if config.drop_unchanged:
-        chosen.append(filters.unchanged)
-    if config.min_similarity > 0:
-        chosen.append(functools.partial(filters.dissimilar, min_similarity=config.min_similarity))
-    return tuple(chosen)
-
-
-@functools.lru_cache(maxsize=1)
-def _world(seed: int) -> World:
-    return World(seed)
-
-
 def _tables(rows: Dataset, config: BuildDatasetConfig) -> Iterator[pa.Table]:
     """Run the pipeline under a progress bar; its rows in whatever order they are done."""
     with progress_bar("build-dataset", total=_expected_rows(config), unit="rows") as advance:
@@ -284,27 +200,20 @@ def _errors_of_workers() -> Iterator[None]:
     try:
         yield
     except Exception as exc:
+        ours = exc if isinstance(exc, AlignerError) else None
         cause: BaseException | None = exc
         while cause is not None:
-            # Ray derives its own class from ours, too; only the innermost has the sentence alone.
-            inner = getattr(cause, "cause", None) or cause.__cause__
-            if isinstance(cause, AlignerError) and not isinstance(inner, AlignerError):
-                raise cause from None
-            cause = inner
-        raise
+            ours = cause if isinstance(cause, AlignerError) else ours
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if ours is None:
+            raise
+        # Ray adds lines of its own to the message of what it passes on; ours are one sentence.
+        raise type(ours)(str(ours).partition("\n")[0]) from None
 
 
 def _steps(config: BuildDatasetConfig) -> list[Step]:
     asked = ("answers", "corrections")
     return [step for step in STEPS if config.asks or step not in asked]
-
-
-def _rows_per_record(config: BuildDatasetConfig, source: str) -> int:
-    match config.sources[source]:
-        case SimworldSource() | QuestionsSource():
-            return config.rows_per_question
-        case _:
-            return 1
 
 
 def _expected_rows(config: BuildDatasetConfig) -> int | None:
@@ -321,7 +230,7 @@ def _source_facts(config: BuildDatasetConfig, tally: Tally) -> dict[str, Any]:
     """For each source: rows read and set aside while reading, in the source's own rows."""
     facts = {}
     for name in config.sources:
-        per_row = _rows_per_record(config, name)
+        per_row = config.rows_per_record(name)
         dropped = tally.dropped("read", source=name)
         facts[name] = {
             "rows_read": tally.total(name) // per_row,

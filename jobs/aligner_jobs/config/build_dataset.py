@@ -229,6 +229,14 @@ class BuildDatasetConfig(StrictModel):
         """Rows that one question may become: upstreams times samples."""
         return sum(upstream.samples_per_question for upstream in self.upstreams.values())
 
+    def rows_per_record(self, source: str) -> int:
+        """Rows that one row of a source may become; 1 for sources that bring corrections."""
+        match self.sources[source]:
+            case SimworldSource() | QuestionsSource():
+                return self.rows_per_question
+            case _:
+                return 1
+
     def identity(self) -> dict[str, Any]:
         """The settings that decide what the rows are; two jobs alike in it make equal datasets.
 
