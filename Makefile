@@ -5,6 +5,8 @@
 ARGS ?=
 # Which build of the engines goes into .venv: cpu or gpu. Changing it reinstalls.
 ENGINES ?= cpu
+# The graph of `make serve`.
+CONFIG ?= serve/configs/quickstart.yaml
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -32,8 +34,8 @@ quickstart: $(STAMP) ## the whole road on this machine: questions to a served Al
 	$(BIN)/aligner quickstart $(ARGS)
 
 .PHONY: serve
-serve: $(STAMP) ## serve the model version behind the alias
-	$(BIN)/aligner serve $(ARGS)
+serve: $(STAMP) ## serve what quickstart promoted; CONFIG=FILE for a graph of your own
+	$(BIN)/aligner serve --config $(CONFIG) $(ARGS)
 
 .PHONY: test
 test: $(STAMP) ## all tests, the checks among them
