@@ -12,6 +12,7 @@ from ray import train as ray_train
 
 from aligner.errors import TrainingError
 from aligner_jobs.config.train import PhaseName
+from aligner_jobs.train.heldout import Group
 
 _TAG: Final = "state"
 _POSITION: Final = "position.json"
@@ -29,14 +30,13 @@ class Position:
     """Optimiser steps of the phase that are done."""
 
 
-def save(engine: Any, position: Position, *, metrics: Mapping[str, float]) -> None:
+def save(engine: Any, position: Position, *, metrics: Mapping[str, float], group: Group) -> None:
     """Report a checkpoint to Ray Train; every worker must call this at the same position.
 
     Each worker hands in its own folder, Ray puts them together in the run's storage.
     ``metrics`` are those known so far; they come back with the position.
     """
-    context = ray_train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
+    rank, world_size = group.rank, group.world_size
     with tempfile.TemporaryDirectory(prefix="aligner-checkpoint-") as name:
         folder = Path(name)
         # DeepSpeed makes this folder on the first worker only, and each has its own.
@@ -59,24 +59,25 @@ def save(engine: Any, position: Position, *, metrics: Mapping[str, float]) -> No
         )
 
 
-def restore(engine: Any, checkpoint: ray_train.Checkpoint) -> tuple[Position, dict[str, float]]:
+def restore(
+    engine: Any, checkpoint: ray_train.Checkpoint, *, group: Group
+) -> tuple[Position, dict[str, float]]:
     """Load ``checkpoint`` into ``engine`` and this process; where it stood, and its metrics.
 
     Raises:
         TrainingError: Another number of workers saved it.
     """
-    context = ray_train.get_context()
     with checkpoint.as_directory() as name:
         folder = Path(name)
         about = json.loads((folder / _POSITION).read_text(encoding="utf-8"))
-        if about["world_size"] != context.get_world_size():
+        if about["world_size"] != group.world_size:
             raise TrainingError(
                 f"{checkpoint.path}: was saved by {about['world_size']} workers and cannot be "
-                f"resumed by {context.get_world_size()}; set num_workers={about['world_size']}, "
+                f"resumed by {group.world_size}; set num_workers={about['world_size']}, "
                 f"or choose another out to begin anew."
             )
         engine.load_checkpoint(str(folder), tag=_TAG)
-        _set_random_state(folder / f"random-{context.get_world_rank()}.pt")
+        _set_random_state(folder / f"random-{group.rank}.pt")
     return Position(**about["position"]), dict(about["metrics"])
 
 

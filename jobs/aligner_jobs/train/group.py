@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import ray
@@ -31,7 +31,8 @@ def run_group(
         ConfigError: This machine has not what the workers ask for.
         TrainingError: Training cannot go on; the sentence says why.
     """
-    _require_resources(config)
+    if not os.environ.get("RAY_ADDRESS"):
+        require_resources(config, ray.cluster_resources())  # type: ignore[no-untyped-call]
     # In the driver's own process, so that it dies with it.
     board: Any = ray.remote(num_cpus=0)(cast(Any, Board)).remote()
     job = {
@@ -76,11 +77,12 @@ def _resources(config: TrainConfig) -> dict[str, float]:
     return {"CPU": float(config.cpus_per_worker), **gpu}
 
 
-def _require_resources(config: TrainConfig) -> None:
-    """A private Ray never grows: say so now instead of waiting for ever."""
-    if os.environ.get("RAY_ADDRESS"):
-        return
-    offered: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+def require_resources(config: TrainConfig, offered: Mapping[str, float]) -> None:
+    """A private Ray never grows: say now what is lacking, instead of waiting for ever.
+
+    Raises:
+        ConfigError: The workers ask for more than ``offered``.
+    """
     for name, each in _resources(config).items():
         wanted, there = each * config.num_workers, offered.get(name, 0.0)
         if wanted > there:

@@ -72,6 +72,15 @@ def start_engine(model: torch.nn.Module, config: TrainConfig) -> Any:
     return engine
 
 
+def require_number(loss: float, phase: PhaseName, step: int, *, config: TrainConfig) -> None:
+    """Raise :class:`TrainingError` where ``loss`` is no number: nothing good can follow."""
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"{phase} phase, step {step}: the loss is {loss}; lower {phase}.learning_rate "
+            f"(now {config.phase(phase).learning_rate:g}) and start again."
+        )
+
+
 class Loop:
     """Both phases over one engine."""
 
@@ -107,7 +116,7 @@ class Loop:
             first = next(p for p in PHASES if self._material.total_steps(p, self._config))
             self._measure_heldout(first, 0)
             return checkpoint.Position(first)
-        position, self._metrics = checkpoint.restore(self._engine, found)
+        position, self._metrics = checkpoint.restore(self._engine, found, group=self._group)
         self._post(News(position.phase, position.step, resumed=True))
         return position
 
@@ -174,16 +183,11 @@ class Loop:
             self._measure_heldout(phase, step)
         if saving:
             follower = checkpoint.Position("correction") if phase == "warmup" and last else position
-            checkpoint.save(self._engine, follower, metrics=self._metrics)
+            checkpoint.save(self._engine, follower, metrics=self._metrics, group=self._group)
 
     def _log(self, phase: PhaseName, step: int) -> None:
         metrics = self._meter.read()
-        if not math.isfinite(metrics["loss"]):
-            rate = self._config.phase(phase).learning_rate
-            raise TrainingError(
-                f"{phase} phase, step {step}: the loss is {metrics['loss']}; lower "
-                f"{phase}.learning_rate (now {rate:g}) and start again."
-            )
+        require_number(metrics["loss"], phase, step, config=self._config)
         self._metrics |= {f"{phase}/{name}": value for name, value in metrics.items()}
         self._post(News(phase, step, metrics))
 

@@ -1,20 +1,33 @@
-"""A small dataset artefact of the simulated world, made in memory."""
+"""A small dataset of the simulated world, a tracker in memory, and a plain training loop."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from torch import nn
 
 from aligner import artefacts
+from aligner.manifest import Manifest
 from aligner.prompt import PLAIN, PromptTemplate
 from aligner.records import TRIPLE_SCHEMA, Triple, to_columns
 from aligner.simworld.profiles import answer
 from aligner.simworld.questions import heldout_questions, training_questions
 from aligner.simworld.teacher import correct
 from aligner.simworld.world import World
+from aligner.tracking import ModelVersion
 from aligner.warmup import warmup_rows
+from aligner_jobs.config.train import TrainConfig
+from aligner_jobs.train.batches import collate, epoch_batches
+from aligner_jobs.train.material import Material
+from aligner_jobs.train.model import build_model
+from aligner_jobs.train.objectives import correction_loss_sum
+from aligner_jobs.train.schedule import learning_rate
+from aligner_jobs.train.tokenizer import open_files
 
 WriteDataset = Callable[..., str]
 
@@ -32,7 +45,7 @@ def simworld_rows(questions: int, *, split: str = "train", seed: int = 0) -> lis
     return rows
 
 
-def write_dataset(
+def published_dataset(
     uri: Path,
     train: Sequence[Triple],
     heldout: Sequence[Triple] = (),
@@ -58,10 +71,124 @@ def write_dataset(
     return str(uri)
 
 
+@pytest.fixture
+def write_dataset() -> WriteDataset:
+    """Publishes a dataset artefact of given rows."""
+    return published_dataset
+
+
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     """120 training rows and 30 held-out ones."""
     folder = tmp_path_factory.mktemp("dataset")
-    return write_dataset(
+    return published_dataset(
         folder / "small", simworld_rows(40), simworld_rows(10, split="heldout")
     )
+
+
+class MemoryTracker:
+    """Implements :class:`aligner.tracking.Tracker` for one run; keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, dict[int, float]] = {}
+        self.params: dict[str, Any] = {}
+        self.datasets: list[str] = []
+        self.versions: list[ModelVersion] = []
+        self.opened: list[str | None] = []
+        self.on_metrics: Callable[[Mapping[str, float], int], None] = lambda metrics, step: None
+        self.run_id = "run-1"
+
+    @contextlib.contextmanager
+    def run(
+        self, name: str, *, parent_run_id: str | None = None, run_id: str | None = None
+    ) -> Iterator["MemoryTracker"]:
+        self.opened.append(run_id)
+        yield self
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        self.params |= params
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        for name, value in metrics.items():
+            self.metrics.setdefault(name, {})[step] = value
+        self.on_metrics(metrics, step)
+
+    def log_artifact(self, path: Path, *, folder: str | None = None) -> None:
+        raise NotImplementedError
+
+    def log_dataset(self, manifest: Manifest, uri: str, *, context: str) -> None:
+        self.datasets.append(uri)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        self.params |= tags
+
+    def register(
+        self, name: str, *, source: str, run_id: str, tags: Mapping[str, str]
+    ) -> ModelVersion:
+        version = str(len(self.versions) + 1)
+        self.versions.append(ModelVersion(name, version, source, run_id, tags))
+        return self.versions[-1]
+
+    def version(self, name: str, version_or_alias: str) -> ModelVersion:
+        raise NotImplementedError
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        raise NotImplementedError
+
+    def set_version_tags(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def tracker() -> MemoryTracker:
+    """A tracking server in memory."""
+    return MemoryTracker()
+
+
+def plain_loop(config: TrainConfig, material: Material) -> tuple[dict[str, list[float]], nn.Module]:
+    """The same training in a few lines of PyTorch: losses per phase and step, and the model."""
+    model = build_model(config, vocab_size=_vocab(material), bos_token_id=1, eos_token_id=2)
+    settings = config.optimizer
+    optimizer = torch.optim.AdamW(
+        model.parameters(), betas=(settings.beta1, settings.beta2), eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+    )  # fmt: skip
+    losses: dict[str, list[float]] = {}
+    for phase, corpus in material.phases.items():
+        total = material.total_steps(phase, config)
+        losses[phase] = []
+        for epoch in range(config.phase(phase).epochs):
+            for rows in epoch_batches(
+                corpus.lengths,
+                global_batch_size=config.global_batch_size,
+                seed=config.seed,
+                epoch=epoch,
+            ):
+                optimizer.param_groups[0]["lr"] = learning_rate(
+                    len(losses[phase]),
+                    total_steps=total,
+                    peak=config.phase(phase).learning_rate,
+                    lr_warmup_ratio=config.phase(phase).lr_warmup_ratio,
+                )
+                batch = collate(corpus, rows)
+                loss = correction_loss_sum(model, batch, device=torch.device("cpu"))
+                loss = loss / corpus.target_tokens(rows)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clipping)
+                optimizer.step()
+                losses[phase].append(loss.item())
+    return losses, model
+
+
+def _vocab(material: Material) -> int:
+    return open_files(material.tokenizer).vocab_size
+
+
+PlainLoop = Callable[[TrainConfig, Material], tuple[dict[str, list[float]], nn.Module]]
+
+
+@pytest.fixture(scope="session")
+def plain() -> PlainLoop:
+    """Training without DeepSpeed and Ray, for comparison."""
+    return plain_loop

@@ -1,0 +1,159 @@
+"""Training through the real engines: Ray Train's worker group and DeepSpeed."""
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aligner import artefacts
+from aligner.adapters.hf_tokenizer import HfTokenizer
+from aligner.errors import DataError
+from aligner_jobs.config.train import (
+    Checkpoints,
+    Heldout,
+    Phase,
+    ScratchModel,
+    TrainConfig,
+    Zero,
+)
+from aligner_jobs.train import driver
+from aligner_jobs.train.material import prepare
+
+SMALL = ScratchModel(
+    kind="scratch", hidden_size=64, layers=2, heads=2, intermediate_size=96, vocab_size=320
+)
+
+
+def config(dataset: str, out: Path, **changes: object) -> TrainConfig:
+    """2 + 24 steps of 16 rows by two workers; 120 rows leave a last batch of 8."""
+    settings = TrainConfig(
+        dataset=dataset,
+        out=str(out),
+        model=SMALL,
+        register_as="small",
+        warmup=Phase(epochs=1, learning_rate=3e-3),
+        correction=Phase(epochs=3, learning_rate=3e-3),
+        max_length_tokens=512,
+        global_batch_size=16,
+        micro_batch_size=4,
+        num_workers=2,
+        precision="fp32",
+        zero=Zero(stage=1),
+        checkpoints=Checkpoints(every_steps=4),
+        heldout=Heldout(every_steps=100, generate_rows=4),
+        log_every_steps=1,
+    )
+    return settings.model_copy(update=changes)
+
+
+def kill_a_worker() -> None:
+    """End one training worker of the Ray that this process has started, without warning."""
+    workers = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "RayTrainWorker" in " ".join(process.cmdline())
+    ]
+    os.kill(workers[-1].pid, signal.SIGKILL)
+
+
+@pytest.mark.e2e
+def test_a_killed_worker_costs_nothing_but_time(
+    small_dataset: str, tmp_path: Path, tracker: Any, plain: Callable[..., Any]
+) -> None:
+    """One run holds it all: the plain loop's losses, a kill, the resumed rest, the export."""
+    settings = config(small_dataset, tmp_path / "out")
+    kills: list[int] = []
+
+    def kill_once(metrics: Mapping[str, float], step: int) -> None:
+        if "correction/loss" in metrics and step >= 9 and not kills:
+            kills.append(step)
+            kill_a_worker()
+
+    tracker.on_metrics = kill_once
+    result = driver.run(settings, tracker=tracker)
+
+    assert kills
+    assert [phase for phase, _ in result.resumed_at] == ["correction"]
+    material = prepare(settings, artefacts.read_manifest(small_dataset, kind="dataset"))
+    losses, model = plain(settings, material)
+    for phase, expected in losses.items():
+        logged = tracker.metrics[f"{phase}/loss"]
+        assert sorted(logged) == list(range(1, len(expected) + 1))
+        assert [logged[step] for step in sorted(logged)] == pytest.approx(expected, abs=1e-3)
+    assert result.metrics["heldout_loss"] < result.metrics["heldout_loss_before"]
+    assert {"copy_rate", "identity_rate"} <= set(result.metrics)
+    check_export(result, model)
+    check_lineage(result, tracker, small_dataset)
+
+    again = driver.run(settings, tracker=tracker)
+    assert again.reused
+    assert len(tracker.opened) == 1
+    other = settings.model_copy(update={"seed": 1})
+    with pytest.raises(DataError, match="with other settings or on another dataset"):
+        driver.run(other, tracker=tracker)
+
+
+def check_export(result: driver.TrainResult, expected: torch.nn.Module) -> None:
+    """It loads by itself, and holds the weights of the plain loop."""
+    folder = Path(result.export_uri)
+    artefacts.verify(folder, result.manifest)
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    assert loaded.config.architectures == ["LlamaForCausalLM"]
+    weights = loaded.state_dict()
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(weights[name], value, atol=5e-3, rtol=0)
+    text = "Bring 1984 kegs to Ulmen."
+    ours, theirs = HfTokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
+    assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
+    assert loaded.generation_config.eos_token_id == ours.eos_token_id
+
+
+def check_lineage(result: driver.TrainResult, tracker: Any, dataset: str) -> None:
+    parent = artefacts.read_manifest(dataset, kind="dataset")
+    (version,) = tracker.versions
+    assert version == result.version
+    assert (version.name, version.source) == ("small", result.export_uri)
+    assert version.tags == {
+        "prompt_fingerprint": parent.prompt_fingerprint,
+        "dataset_hash": parent.content_hash,
+        "dataset_uri": dataset,
+        "export_hash": result.manifest.content_hash,
+    }
+    assert [p.content_hash for p in result.manifest.parents] == [parent.content_hash]
+    assert tracker.datasets == [dataset]
+
+
+@pytest.mark.e2e
+def test_zero_3_trains_and_exports_the_same_model_and_resumes_by_the_same_command(
+    small_dataset: str, tmp_path: Path, tracker: Any, plain: Callable[..., Any]
+) -> None:
+    settings = config(
+        small_dataset,
+        tmp_path / "out",
+        zero=Zero(stage=3, persistence_threshold=0),
+        correction=Phase(epochs=1, learning_rate=3e-3),
+    )
+
+    def interrupt(metrics: Mapping[str, float], step: int) -> None:
+        if "correction/loss" in metrics and step >= 7:
+            raise KeyboardInterrupt
+
+    tracker.on_metrics = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        driver.run(settings, tracker=tracker)
+    tracker.on_metrics = lambda metrics, step: None
+    result = driver.run(settings, tracker=tracker)
+
+    assert [phase for phase, _ in result.resumed_at] == ["correction"]
+    assert tracker.opened == [None, "run-1"]
+    material = prepare(settings, artefacts.read_manifest(small_dataset, kind="dataset"))
+    losses, model = plain(settings, material)
+    last = tracker.metrics["correction/loss"][len(losses["correction"])]
+    assert last == pytest.approx(losses["correction"][-1], abs=1e-3)
+    check_export(result, model)
