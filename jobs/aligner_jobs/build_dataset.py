@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 from rich.console import Console
 
 from aligner import artefacts
-from aligner.errors import AlignerError, DataError, GenerationError
+from aligner.errors import AlignerError, DataError, EndpointError, GenerationError
 from aligner.manifest import Manifest, provenance
 from aligner.tracking import Tracker
 from aligner_jobs import dataset_files, runtime
@@ -24,7 +25,7 @@ from aligner_jobs.config.build_dataset import (
     SimworldSource,
     SimworldTeacher,
 )
-from aligner_jobs.generate import AskTeacher, AskUpstreams, probe
+from aligner_jobs.generate import GAVE_UP, AskTeacher, AskUpstreams, probe
 from aligner_jobs.sources import Piece, listed, pieces
 from aligner_jobs.stages import ROWS_PER_BLOCK, judge, read_piece, teach_simworld
 from aligner_jobs.tables import STEPS, Step, Tally
@@ -161,6 +162,7 @@ def _tables(rows: Dataset, config: BuildDatasetConfig) -> Iterator[pa.Table]:
     with progress_bar("build-dataset", total=_expected_rows(config), unit="rows") as advance:
         batches: Iterable[Any] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
         for table in batches:
+            _require_alive(config, table)
             yield table
             advance(table.num_rows)
 
@@ -237,6 +239,26 @@ def _source_facts(config: BuildDatasetConfig, tally: Tally) -> dict[str, Any]:
             "set_aside": {reason: rows // per_row for reason, rows in dropped.items()},
         }
     return facts
+
+
+def _require_alive(config: BuildDatasetConfig, table: pa.Table) -> None:
+    """Raise where a worker found nobody behind an endpoint, again and again."""
+    gone = table.filter(pc.starts_with(table["reason"], GAVE_UP))
+    if not gone.num_rows:
+        return
+    row = gone.slice(0, 1).to_pylist()[0]
+    if row["step"] == "corrections" and isinstance(config.teacher, OpenAITeacher):
+        whose, endpoint = "the teacher", config.teacher.base_url
+    else:
+        whose, endpoint = (
+            f"upstream {row['upstream']!r}",
+            config.upstreams[row["upstream"]].base_url,
+        )
+    reason = row["reason"].removeprefix(GAVE_UP)
+    raise EndpointError(
+        f"{endpoint}: {whose} refused one request after the other ({reason}); nothing was "
+        "written, see to it and run the same command again."
+    )
 
 
 def _require_enough(config: BuildDatasetConfig, tally: Tally, counts: dict[str, int]) -> None:

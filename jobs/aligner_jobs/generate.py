@@ -16,6 +16,10 @@ from aligner.generation import Completion, Endpoint, Messages, Sampling, chat_me
 from aligner_jobs.config.build_dataset import OpenAITeacher, Upstream
 from aligner_jobs.tables import WORK_SCHEMA, Row, Step, drop, history_of
 
+GAVE_UP: Final = "gave_up_"
+"""Before the reason of a row for which the model was not even asked any more. The driver ends the
+job at the first such row: an exception of a stage would lose its class on the way through Ray."""
+
 _GIVE_UP_AFTER: Final = 20
 """Requests in a row, each with all its attempts, that found nobody there."""
 
@@ -28,23 +32,25 @@ class Asker:
         self._sampling = sampling
         self._free = asyncio.Semaphore(max_in_flight)
         self._refused_in_a_row = 0
+        self._last_refusal = ""
 
     async def ask(self, messages: Messages, *, n: int = 1) -> list[Completion] | str:
         """``n`` completions, or the reason why there are none.
 
-        Raises:
-            EndpointError: Request after request finds nobody there; going on is of no use.
+        The reason begins with :data:`GAVE_UP`, at once and without a request, when request after
+        request found nobody there.
         """
         async with self._free:
+            if self._refused_in_a_row >= _GIVE_UP_AFTER:
+                return GAVE_UP + self._last_refusal
             try:
                 completions = await self._chat.complete_many(messages, self._sampling, n=n)
-            except EndpointError as exc:
-                self._refused_in_a_row += 1
-                if self._refused_in_a_row >= _GIVE_UP_AFTER:
-                    raise
-                return failure_reason(exc)
             except GenerationError as exc:
-                return failure_reason(exc)
+                reason = failure_reason(exc)
+                if isinstance(exc, EndpointError):
+                    self._refused_in_a_row += 1
+                    self._last_refusal = reason
+                return reason
         self._refused_in_a_row = 0
         return completions
 
