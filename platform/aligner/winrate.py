@@ -1,7 +1,7 @@
 """The paper's metric: omega = (wins - losses) / (wins + losses + ties), equation 5."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aligner.judging import Verdict
@@ -45,8 +45,31 @@ class WinRate:
         """
         if not self.total:
             return (math.nan, math.nan)
+        centre = (self.wins - self.losses) / (self.total + 2)
+        return _within(centre, self.spread)
+
+    @property
+    def spread(self) -> float:
+        """Half the width of :attr:`interval` before it is cut at -1 and 1."""
+        if not self.total:
+            return math.nan
         n = self.total + 2
-        wins, losses = self.wins + 0.5, self.losses + 0.5
-        centre = (wins - losses) / n
-        spread = _Z_95 * math.sqrt((wins + losses) - (wins - losses) ** 2 / n) / n
-        return (max(-1.0, centre - spread), min(1.0, centre + spread))
+        decided, net = self.wins + self.losses + 1, self.wins - self.losses
+        return _Z_95 * math.sqrt(decided - net**2 / n) / n
+
+
+def mean_omega(rates: Sequence[WinRate]) -> float:
+    """Plain mean over upstreams, as in the rows "Average" of the paper's Table 1."""
+    return sum(rate.omega for rate in rates) / len(rates) if rates else math.nan
+
+
+def mean_interval(rates: Sequence[WinRate]) -> tuple[float, float]:
+    """95 % interval of :func:`mean_omega`, the rates being independent."""
+    if not rates:
+        return (math.nan, math.nan)
+    spread = math.sqrt(sum(rate.spread**2 for rate in rates)) / len(rates)
+    return _within(mean_omega(rates), spread)
+
+
+def _within(centre: float, spread: float) -> tuple[float, float]:
+    return (max(-1.0, centre - spread), min(1.0, centre + spread))

@@ -1,0 +1,181 @@
+"""Correcting in batch: vLLM inside Ray Data (``ray.data.llm``), fed with token ids.
+
+The engine never sees text: prompts are rendered and tokenised by :mod:`aligner.tokens` as in
+training and serving, so that the name of a special token inside a user's text stays text.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from aligner.errors import GenerationError
+from aligner.prompt import PromptTemplate
+from aligner.records import Question
+from aligner.tokens import Tokenizer, encode_prompt
+from aligner_jobs.config.evaluate import EngineConfig, EvaluateConfig
+
+Unusable = Literal["too_long", "cut_off", "empty", "engine_error"]
+"""Why a correction cannot be used; the answer is returned in its place."""
+
+_CPU_ENV: Final = {
+    # On a CPU vLLM else puts the model in a process of its own behind the engine's, which starts
+    # as slowly as the engine itself and serves to pin threads; we ask for one thread anyway.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One answer to correct, as the engine gets it."""
+
+    prompt_ids: list[int]
+    max_tokens: int
+    """Of the correction, EOS included; below 1 the pair does not fit and is not sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What came back: a text, or the reason why there is none."""
+
+    text: str
+    unusable: Unusable | None = None
+    tokens: int = 0
+    """Generated tokens, EOS included."""
+
+
+def job_of(
+    question: Question,
+    answer: str,
+    *,
+    template: PromptTemplate,
+    tokenizer: Tokenizer,
+    config: EvaluateConfig,
+    context_tokens: int,
+) -> Job:
+    """Tokenise one pair and bound its correction by the answer's length and the context's end.
+
+    A pair whose answer could not even be copied within ``context_tokens`` gets no room at all.
+    """
+    prompt_ids = encode_prompt(
+        question.question, answer, question.history, template=template, tokenizer=tokenizer
+    )
+    answer_tokens = len(tokenizer.encode(answer))
+    left = context_tokens - len(prompt_ids)
+    if left < answer_tokens + 1:
+        return Job(prompt_ids, max_tokens=0)
+    return Job(prompt_ids, max_tokens=min(left, config.room_tokens(answer=answer_tokens)))
+
+
+def correct(
+    jobs: Sequence[Job],
+    *,
+    model: Path,
+    tokenizer: Tokenizer,
+    engine: EngineConfig,
+    context_tokens: int,
+) -> Iterable[tuple[int, Correction]]:
+    """Yield the index and the correction of each job, in whatever order they are done.
+
+    Raises:
+        GenerationError: The engine does not start with this model, or dies.
+    """
+    sent = []
+    for index, job in enumerate(jobs):
+        if job.max_tokens < 1:
+            yield index, Correction(text="", unusable="too_long")
+        else:
+            sent.append(_row(index, job, tokenizer))
+    if not sent:
+        return
+    for row in _generated(sent, model=model, engine=engine, context_tokens=context_tokens):
+        yield int(row["index"]), read_output(row, tokenizer=tokenizer)
+
+
+def read_output(row: Mapping[str, Any], *, tokenizer: Tokenizer) -> Correction:
+    """The correction in one row that the engine returned.
+
+    It is complete only if it ends with EOS: everything else was cut off at its limit.
+    """
+    ids = [int(token) for token in row["generated_tokens"]]
+    if row["error"]:
+        return Correction(text="", unusable="engine_error")
+    if not ids or ids[-1] != tokenizer.eos_token_id:
+        return Correction(text="", unusable="cut_off", tokens=len(ids))
+    text = tokenizer.decode(ids[:-1])
+    if not text.strip():
+        return Correction(text="", unusable="empty", tokens=len(ids))
+    return Correction(text=text, tokens=len(ids))
+
+
+def engine_kwargs(engine: EngineConfig, *, context_tokens: int) -> dict[str, Any]:
+    """Arguments of vLLM's engine; those that hold on a GPU alone are left out on the CPU."""
+    arguments: dict[str, Any] = {
+        "dtype": engine.dtype,
+        "enforce_eager": engine.enforce_eager,
+        "max_model_len": context_tokens,
+        "max_num_seqs": engine.max_num_seqs,
+        "disable_log_stats": True,
+        # Ids in, ids out: nothing in the engine needs a tokenizer.
+        "skip_tokenizer_init": True,
+        "trust_remote_code": False,
+    }
+    if engine.gpus:
+        arguments["tensor_parallel_size"] = engine.gpus
+        arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
+    return arguments
+
+
+def _row(index: int, job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "index": index,
+        "tokenized_prompt": job.prompt_ids,
+        "sampling_params": {
+            "temperature": 0.0,
+            "max_tokens": job.max_tokens,
+            "stop_token_ids": [tokenizer.eos_token_id],
+            "detokenize": False,
+        },
+    }
+
+
+def _generated(
+    rows: list[dict[str, Any]], *, model: Path, engine: EngineConfig, context_tokens: int
+) -> Iterable[dict[str, Any]]:
+    """Run the engine over ``rows``. Columns out: index, generated_tokens, error."""
+    import ray
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    bundle = {"CPU": 1, "GPU": 1} if engine.gpus else {"CPU": 1}
+    config = vLLMEngineProcessorConfig(
+        model_source=str(model),
+        engine_kwargs=engine_kwargs(engine, context_tokens=context_tokens),
+        placement_group_config={"bundles": [bundle] * max(1, engine.gpus)},
+        runtime_env=None if engine.gpus else {"env_vars": _CPU_ENV},
+        concurrency=(engine.replicas, engine.replicas),
+        batch_size=engine.batch_size,
+        # Enough batches under way to fill the engine even while others are handed back.
+        max_concurrent_batches=max(2, 2 * engine.max_num_seqs // engine.batch_size),
+        should_continue_on_error=True,
+        log_engine_metrics=False,
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+    )
+    processor = build_processor(config, postprocess=_kept_columns)
+    dataset = ray.data.from_items(
+        rows, override_num_blocks=max(1, -(-len(rows) // engine.batch_size))
+    )
+    try:
+        for row in processor(dataset).iter_rows():
+            yield {**row, "error": row.get("__inference_error__", "")}
+    except (ray.exceptions.RayError, RuntimeError) as exc:
+        reason = str(exc).strip().splitlines()[-1][:300]
+        raise GenerationError(
+            f"{model}: vLLM could not run this model ({reason}); "
+            "see the newest worker log in Ray's session folder."
+        ) from exc
+
+
+def _kept_columns(row: dict[str, Any]) -> dict[str, Any]:
+    return {"index": row["index"], "generated_tokens": row["generated_tokens"]}

@@ -1,0 +1,141 @@
+"""The report as one self-contained HTML page: no script, no network, light and dark."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import jinja2
+from markupsafe import Markup
+
+from aligner.judging import DIMENSIONS
+from aligner.reports import EvaluationReport, JudgedRow
+from aligner.worddiff import Piece, word_diff
+from aligner_jobs.report_plots import before_after_svg, changes_svg
+
+HTML_FILE: Final = "report.html"
+
+_LOSS: Final = ((0, "#f4f4f4"), (20, "#fee0b6"), (45, "#fdb863"), (70, "#e08214"), (100, "#b35806"))
+_WIN: Final = ((0, "#f4f4f4"), (20, "#d1e5f0"), (45, "#92c5de"), (70, "#4393c3"), (100, "#2166ac"))
+"""Percent to colour; between two of them the colour is mixed."""
+_DARK_FROM: Final = 62
+"""From this strength on, white letters read better than black ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shade:
+    """How a cell of the heat map looks."""
+
+    background: str
+    ink: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row as the page shows it."""
+
+    row: JudgedRow
+    pieces: list[Piece]
+    verdicts: str
+    """In words: ``helpful win, honest tie``."""
+
+
+def write_html(
+    report: EvaluationReport, rows: Sequence[JudgedRow], path: Path, *, examples: int
+) -> None:
+    """Write the page; ``examples`` rows of each upstream are shown with their changes."""
+    path.write_text(render(report, rows, examples=examples), encoding="utf-8")
+
+
+def render(report: EvaluationReport, rows: Sequence[JudgedRow], *, examples: int) -> str:
+    """The page as text. Everything that comes from outside is escaped by the template engine."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("aligner_jobs", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["signed"] = lambda value: f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        overall=report.overall,
+        dimensions=DIMENSIONS,
+        shade=shade,
+        share=_share,
+        negative=negative_cells(report),
+        before_after=Markup(before_after_svg(report)),
+        changes=Markup(changes_svg(report)),
+        examples={name: list(_examples(rows, name, examples)) for name in report.upstreams},
+    )
+
+
+def shade(omega: float) -> Shade:
+    """Blue for winning, orange for losing, stronger for more; ``omega`` is in percent."""
+    strength = min(100.0, abs(omega))
+    colour = _mixed(_WIN if omega >= 0 else _LOSS, strength)
+    return Shade(background=colour, ink="#ffffff" if strength >= _DARK_FROM else "#111111")
+
+
+def negative_cells(report: EvaluationReport) -> list[str]:
+    """Upstream and dimension of every cell in which the Aligner does harm on balance."""
+    return [
+        f"{name} {dimension}"
+        for name, one in report.upstreams.items()
+        for dimension, cell in one.dimensions.items()
+        if cell.omega < 0
+    ]
+
+
+def _share(omega: float, attainable: float) -> float:
+    """Omega as percent of the attainable, for the bar in a cell."""
+    return max(0.0, min(100.0, 100 * omega / attainable)) if attainable else 100.0
+
+
+def _examples(rows: Sequence[JudgedRow], upstream: str, count: int) -> Iterator[Example]:
+    """Losses and unusable corrections first, then wins of as many sorts as there are.
+
+    The last place goes to a perfect answer: what was done to it matters as much.
+    """
+    own = [row for row in rows if row.upstream == upstream]
+    perfect = [row for row in own if row.was_perfect][:1]
+    flawed = sorted((row for row in own if not row.was_perfect), key=_worst_first)
+    sorts: dict[str, list[JudgedRow]] = {}
+    for row in flawed:
+        sorts.setdefault(_verdicts(row), []).append(row)
+    in_turn = [
+        row
+        for place in range(count)
+        for group in sorts.values()
+        for row in group[place : place + 1]
+    ]
+    for row in [*in_turn[: max(0, count - len(perfect))], *perfect][:count]:
+        yield Example(row, word_diff(row.answer, row.correction), _verdicts(row))
+
+
+def _worst_first(row: JudgedRow) -> tuple[int, int]:
+    verdicts = list(row.judgement.verdicts.values())
+    if "loss" in verdicts:
+        return 0, 0
+    if row.unusable is not None:
+        return 1, 0
+    return 2, -verdicts.count("win")
+
+
+def _verdicts(row: JudgedRow) -> str:
+    return ", ".join(f"{name} {verdict}" for name, verdict in row.judgement.verdicts.items())
+
+
+def _mixed(stops: Sequence[tuple[int, str]], at: float) -> str:
+    """The colour at percent ``at`` on a scale of ``stops``."""
+    for (low, first), (high, second) in pairwise(stops):
+        if at <= high:
+            weight = (at - low) / (high - low)
+            channels = zip(_channels(first), _channels(second), strict=True)
+            return "#" + "".join(f"{round(a + weight * (b - a)):02x}" for a, b in channels)
+    return stops[-1][1]
+
+
+def _channels(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

@@ -1,0 +1,69 @@
+"""Exports, as whoever runs one needs them: on this machine, verified, and of a known length."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+import pyarrow.fs as pafs
+
+from aligner import artefacts
+from aligner.errors import ContractMismatch, DataError
+from aligner.manifest import Manifest
+from aligner.tracking import ModelVersion
+
+FINGERPRINT_TAG: Final = "prompt_fingerprint"
+HASH_TAG: Final = "export_hash"
+"""Tags that a model version is registered with."""
+
+
+def require_same(found: ModelVersion, manifest: Manifest) -> None:
+    """Hold what the registry tells of a version against the export that stands at its source.
+
+    Raises:
+        ContractMismatch: They speak of different exports or prompts.
+    """
+    actual = {FINGERPRINT_TAG: manifest.prompt_fingerprint, HASH_TAG: manifest.content_hash}
+    for tag, value in actual.items():
+        if found.tags.get(tag, value) != value:
+            raise ContractMismatch(
+                f"{found.uri}: was registered with {tag} {found.tags[tag]}, the export at "
+                f"{found.source} has {value}; restore that export or register this one."
+            )
+
+
+def fetch(uri: str, manifest: Manifest, *, into: Path) -> Path:
+    """The folder of the export at ``uri``, every file compared with ``manifest``.
+
+    A local export is used where it stands, any other is copied ``into`` that folder.
+
+    Raises:
+        DataError: A file is missing, differs or cannot be fetched.
+    """
+    filesystem, path = artefacts.resolve(uri)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        folder = Path(path)
+    else:
+        folder = into / manifest.content_hash[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            pafs.copy_files(path, str(folder), filesystem, pafs.LocalFileSystem())
+        except OSError as exc:
+            raise DataError(f"{uri}: cannot be fetched ({type(exc).__name__}); try again.") from exc
+    artefacts.verify(folder, manifest)
+    return folder
+
+
+def context_tokens(folder: Path) -> int:
+    """Prompt and correction together, in tokens, that the model was made for.
+
+    Raises:
+        DataError: ``config.json`` is missing, broken or does not say.
+    """
+    path = folder / "config.json"
+    try:
+        limit = json.loads(path.read_text(encoding="utf-8"))["max_position_embeddings"]
+        return int(limit)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{path}: does not say max_position_embeddings; export the model again."
+        ) from None
