@@ -30,3 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _away_from_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow and others write into the current folder when nobody says where."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real public data sets; they are not part of the project and may lie beside it."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no real data sets at {path}")
+    return path

@@ -54,6 +54,10 @@ class Asker:
         self._refused_in_a_row = 0
         return completions
 
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._chat.aclose()
+
 
 class AskUpstreams:
     """Columns in: :data:`WORK_SCHEMA`, answers null. Columns out: the same, answers filled.
@@ -73,6 +77,10 @@ class AskUpstreams:
         """Answer the questions in ``batch``."""
         rows = await asyncio.gather(*(self._answers(row) for row in batch.to_pylist()))
         return _table([answered for group in rows for answered in group])
+
+    async def aclose(self) -> None:
+        """Close the connections; a worker of Ray ends without."""
+        await asyncio.gather(*(asker.aclose() for asker in self._askers.values()))
 
     async def _answers(self, row: Row) -> list[Row]:
         if row["reason"] is not None or row["answer"] is not None:
@@ -108,6 +116,10 @@ class AskTeacher:
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Correct the answers in ``batch``."""
         return _table(await asyncio.gather(*(self._corrected(row) for row in batch.to_pylist())))
+
+    async def aclose(self) -> None:
+        """Close the connections; a worker of Ray ends without."""
+        await self._asker.aclose()
 
     async def _corrected(self, row: Row) -> Row:
         if row["reason"] is not None or row["correction"] is not None:

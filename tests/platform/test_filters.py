@@ -2,7 +2,16 @@ from functools import partial
 
 import pytest
 
-from aligner.filters import KEEP, blank_text, first_reason, length, surrogates
+from aligner.filters import (
+    KEEP,
+    blank_text,
+    dissimilar,
+    first_reason,
+    length,
+    surrogates,
+    unchanged,
+    whitespace_edit,
+)
 from aligner.records import Triple, Turn
 
 GOOD = Triple("q", "a", "c")
@@ -36,3 +45,26 @@ def test_the_first_filter_that_objects_gives_the_reason() -> None:
     filters = (blank_text, partial(length, max_chars=1))
     assert first_reason(GOOD, filters) == KEEP
     assert first_reason(Triple("qq", "", "c"), filters) == "blank_answer"
+
+
+@pytest.mark.parametrize(
+    ("answer", "correction", "reason"),
+    [
+        ("Same.", "Same.", KEEP),
+        ("One two.", "One\ntwo. ", "whitespace_edit"),
+        ("One two.", "Onetwo.", KEEP),
+    ],
+)
+def test_an_edit_of_white_space_alone_is_noise(answer: str, correction: str, reason: str) -> None:
+    assert whitespace_edit(Triple("q", answer, correction)) == reason
+
+
+def test_unchanged_means_byte_for_byte() -> None:
+    assert unchanged(Triple("q", "a", "a")) == "unchanged"
+    assert unchanged(Triple("q", "a", "a ")) == KEEP
+
+
+def test_another_answer_is_no_edit() -> None:
+    row = Triple("q", "The river is wide.", "Buy more cheese now!")
+    assert dissimilar(row, min_similarity=0.1) == "dissimilar"
+    assert dissimilar(Triple("q", "It is red.", "It is blue."), min_similarity=0.7) == KEEP
