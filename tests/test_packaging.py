@@ -37,9 +37,14 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: zipfile.ZipF
         path.relative_to(REPOSITORY / root).as_posix()
         for root in PACKAGES
         for path in (REPOSITORY / root / PACKAGES[root]).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.is_file() and "__pycache__" not in path.parts
     }
-    assert expected <= set(names)
+    configs = {
+        f"{PACKAGES[root]}/_configs/{path.relative_to(REPOSITORY / root / 'configs').as_posix()}"
+        for root in ("jobs", "serve")
+        for path in (REPOSITORY / root / "configs").rglob("*.yaml")
+    }
+    assert expected | configs == set(names)
 
 
 def test_the_wheel_carries_its_commands_and_its_licence(wheel: zipfile.ZipFile) -> None:

@@ -45,7 +45,7 @@ TWO: Final = (
 )
 """Phrasings for two facts at once."""
 
-_MIX: Final = {"one": 0.42, "two": 0.28, "secret": 0.13, "invented": 0.17}
+_MIX: Final = {"one": 0.40, "two": 0.28, "secret": 0.12, "invented": 0.20}
 """Shares of the sorts of question, as far as the world has that many."""
 
 
