@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aligner import artefacts
-from aligner.errors import DataError, GenerationError
+from aligner.errors import DataError, EndpointError, GenerationError
 from aligner.manifest import Parent
 from aligner.records import Question, turns_of
 from aligner.simworld.questions import heldout_questions, read_question
@@ -21,10 +21,9 @@ from aligner_jobs.config.evaluate import (
     FileQuestions,
     SimworldQuestions,
 )
-from aligner_jobs.generate import AskUpstreams
+from aligner_jobs.generate import GAVE_UP, AskUpstreams
 from aligner_jobs.sources import Item, listed, pieces, read
 from aligner_jobs.tables import WORK_SCHEMA, history_of, question_row
-from aligner_jobs.worker_errors import unwrapped
 
 _ROWS_PER_BLOCK: Final = 32
 
@@ -88,6 +87,7 @@ def ask(found: QuestionSet, config: EvaluateConfig, *, advance: Callable[[int], 
     for row in _replies(found, config):
         advance(row["rows"])
         if row["reason"] is not None:
+            _require_there(row["upstream"], row["reason"], config)
             failed[row["upstream"]][row["reason"]] += row["rows"]
             continue
         answered = Answered(
@@ -122,8 +122,16 @@ def _replies(found: QuestionSet, config: EvaluateConfig) -> Iterator[dict[str, A
         # It mostly waits.
         num_cpus=0.5,
     )
-    with unwrapped():
-        yield from answered.iter_rows()
+    yield from answered.iter_rows()
+
+
+def _require_there(upstream: str, reason: str, config: EvaluateConfig) -> None:
+    if reason.startswith(GAVE_UP):
+        endpoint = config.upstreams[upstream]
+        raise EndpointError(
+            f"{endpoint.base_url} (model {endpoint.model!r}): upstream {upstream!r} stopped "
+            f"answering ({reason.removeprefix(GAVE_UP)}); start it again and repeat the run."
+        )
 
 
 def _require_enough(

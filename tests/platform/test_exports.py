@@ -1,0 +1,55 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from aligner import artefacts, exports
+from aligner.errors import ContractMismatch, DataError
+from aligner.manifest import Manifest
+from aligner.prompt import PLAIN
+from aligner.tracking import ModelVersion
+
+
+def publish(folder: Path, config: dict[str, object] | None = None) -> tuple[str, Manifest]:
+    uri = str(folder / "export")
+    with artefacts.staging(uri) as stage:
+        content = {"max_position_embeddings": 512} if config is None else config
+        (stage.path / "config.json").write_text(json.dumps(content))
+        manifest = stage.publish(
+            kind="export", name="e", prompt=PLAIN, prompt_fingerprint=PLAIN.fingerprint
+        )
+    return uri, manifest
+
+
+def version(uri: str, **tags: str) -> ModelVersion:
+    return ModelVersion(name="m", version="3", source=uri, tags=tags)
+
+
+def test_a_local_export_is_verified_and_used_where_it_stands(tmp_path: Path) -> None:
+    uri, manifest = publish(tmp_path)
+    assert exports.fetch(uri, manifest, into=tmp_path / "cache") == Path(uri)
+    assert exports.context_tokens(Path(uri)) == 512
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_damaged_export_is_refused(tmp_path: Path) -> None:
+    uri, manifest = publish(tmp_path)
+    (Path(uri) / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="differs from its manifest"):
+        exports.fetch(uri, manifest, into=tmp_path)
+
+
+def test_a_model_of_unknown_length_is_refused(tmp_path: Path) -> None:
+    uri, _ = publish(tmp_path, config={})
+    with pytest.raises(DataError, match="max_position_embeddings"):
+        exports.context_tokens(Path(uri))
+
+
+def test_a_version_and_its_export_must_speak_of_the_same(tmp_path: Path) -> None:
+    uri, manifest = publish(tmp_path)
+    same = {"export_hash": manifest.content_hash, "prompt_fingerprint": PLAIN.fingerprint}
+    exports.require_same(version(uri, **same), manifest)
+    with pytest.raises(ContractMismatch, match="models:/m/3: was registered with export_hash"):
+        exports.require_same(version(uri, **{**same, "export_hash": "00"}), manifest)
+    with pytest.raises(ContractMismatch, match="prompt_fingerprint 00"):
+        exports.require_same(version(uri, **{**same, "prompt_fingerprint": "00"}), manifest)
