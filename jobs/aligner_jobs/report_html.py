@@ -19,8 +19,7 @@ HTML_FILE: Final = "report.html"
 _LOSS: Final = ((0, "#f4f4f4"), (20, "#fee0b6"), (45, "#fdb863"), (70, "#e08214"), (100, "#b35806"))
 _WIN: Final = ((0, "#f4f4f4"), (20, "#d1e5f0"), (45, "#92c5de"), (70, "#4393c3"), (100, "#2166ac"))
 """Percent to colour; between two of them the colour is mixed."""
-_DARK_FROM: Final = 62
-"""From this strength on, white letters read better than black ones."""
+_INKS: Final = ("#000000", "#ffffff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ def shade(omega: float) -> Shade:
     """Blue for winning, orange for losing, stronger for more; ``omega`` is in percent."""
     strength = min(100.0, abs(omega))
     colour = _mixed(_WIN if omega >= 0 else _LOSS, strength)
-    return Shade(background=colour, ink="#ffffff" if strength >= _DARK_FROM else "#111111")
+    return Shade(background=colour, ink=max(_INKS, key=lambda ink: _contrast(colour, ink)))
 
 
 def negative_cells(report: EvaluationReport) -> list[str]:
@@ -139,3 +138,17 @@ def _mixed(stops: Sequence[tuple[int, str]], at: float) -> str:
 
 def _channels(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours as WCAG defines it, from 1 to 21."""
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    shares = [channel / 255 for channel in _channels(colour)]
+    red, green, blue = (
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,5 +1,8 @@
 """The report in the terminal."""
 
+from typing import Final
+
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -7,22 +10,31 @@ from rich.table import Table
 from aligner.judging import DIMENSIONS
 from aligner.reports import Cell, EvaluationReport, Shares
 
+_WIDE_FROM: Final = 130
+"""Columns of the terminal; a narrower one is shown the main numbers only."""
+
 
 def show_report(console: Console, report: EvaluationReport, *, uri: str, seconds: float) -> None:
     """One line per upstream and their average, then where the report is."""
-    table = Table(title="omega in percent [95 % interval] of attainable")
-    table.add_column("upstream")
-    for dimension in DIMENSIONS:
-        table.add_column(dimension, justify="right")
-    for title in ("n", "copied", "perfect kept", "details kept", "unusable"):
-        table.add_column(title, justify="right")
+    wide = console.width >= _WIDE_FROM
+    interval = " [95 % interval]" if wide else ""
+    table = Table(
+        title=escape(f"omega{interval}/attainable, in percent"),
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("upstream", no_wrap=True)
+    for title in (*DIMENSIONS, "copied", "kept", "details", *(("n", "unusable") if wide else ())):
+        table.add_column(title, justify="right", no_wrap=True)
     for name, one in report.upstreams.items():
-        cells = [_cell(one.dimensions[dimension]) for dimension in DIMENSIONS]
-        table.add_row(escape(name), *cells, *_shares(one))
+        cells = [_cell(one.dimensions[dimension], wide=wide) for dimension in DIMENSIONS]
+        table.add_row(escape(name), *cells, *_shares(one, wide=wide))
     table.add_section()
-    means = [_cell(report.overall.dimensions[dimension]) for dimension in DIMENSIONS]
-    table.add_row("[bold]average[/]", *means, *_shares(report.overall))
+    means = [_cell(report.overall.dimensions[name], wide=wide) for name in DIMENSIONS]
+    table.add_row("[bold]average[/]", *means, *_shares(report.overall, wide=wide))
     console.print(table)
+    console.print("[dim]kept: perfect answers returned unchanged; details: true ones, verbatim[/]")
     rate = report.overall.n / max(seconds, 1e-9)
     console.print(
         f"{uri}: {report.overall.n:,} corrections judged in {seconds:.0f} s ({rate:,.1f}/s); "
@@ -31,21 +43,13 @@ def show_report(console: Console, report: EvaluationReport, *, uri: str, seconds
     )
 
 
-def _cell(cell: Cell) -> str:
-    style = "red" if cell.omega < 0 else "default"
-    interval = rf"\[{cell.low:+.0f}, {cell.high:+.0f}]"
-    return f"[{style}]{cell.omega:+.1f}[/] [dim]{interval} of {cell.attainable:.1f}[/]"
+def _cell(cell: Cell, *, wide: bool) -> str:
+    style = "bold red" if cell.omega < 0 else "default"
+    interval = rf"\[{cell.low:+.0f}, {cell.high:+.0f}] " if wide else ""
+    return f"[{style}]{cell.omega:+.1f}[/] [dim]{interval}/{cell.attainable:.1f}[/]"
 
 
-def _shares(one: Shares) -> tuple[str, ...]:
-    return (
-        str(one.n),
-        _percent(one.copy_rate),
-        f"{_percent(one.identity_kept)} of {one.perfect}",
-        _percent(one.details_kept),
-        str(sum(one.unusable.values())),
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _shares(one: Shares, *, wide: bool) -> tuple[str, ...]:
+    shares = (one.copy_rate, one.identity_kept, one.details_kept)
+    counts = (str(one.n), str(sum(one.unusable.values()))) if wide else ()
+    return (*(f"{100 * share:.1f}" for share in shares), *counts)

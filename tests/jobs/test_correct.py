@@ -1,0 +1,117 @@
+from typing import Any
+
+import pytest
+
+from aligner.config import validate
+from aligner.prompt import PLAIN
+from aligner.records import Question
+from aligner_jobs.config.evaluate import EngineConfig, EvaluateConfig
+from aligner_jobs.correct import Correction, correct, engine_kwargs, job_of, read_output
+
+
+class Bytes:
+    """A tokenizer with a token per byte; 256 begins a sequence and 257 ends it."""
+
+    bos_token_id: int | None = 256
+    eos_token_id = 257
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(token for token in ids if token < 256).decode(errors="replace")
+
+
+CONFIG = validate(
+    EvaluateConfig,
+    {
+        "out": "report",
+        "model": "m",
+        "upstreams": {"iron": {"model": "iron", "base_url": "http://127.0.0.1:1/v1"}},
+        "questions": {"kind": "simworld"},
+        "judge": {"kind": "simworld"},
+        "min_room_tokens": 8,
+    },
+    where="test",
+)
+
+
+def job(answer: str, *, context_tokens: int) -> tuple[int, int]:
+    """Prompt tokens and room."""
+    made = job_of(
+        Question("Q?"),
+        answer,
+        template=PLAIN,
+        tokenizer=Bytes(),
+        config=CONFIG,
+        context_tokens=context_tokens,
+    )
+    return len(made.prompt_ids), made.max_tokens
+
+
+def output(ids: list[int], *, error: str = "") -> Correction:
+    row: dict[str, Any] = {"index": 0, "generated_tokens": ids, "error": error}
+    return read_output(row, tokenizer=Bytes())
+
+
+def test_the_prompt_begins_with_bos_and_room_follows_the_answer() -> None:
+    tokens, room = job("twenty characters ok", context_tokens=1000)
+    assert tokens == 1 + len(PLAIN.render("Q?", "twenty characters ok"))
+    assert room == 41
+
+
+def test_room_ends_with_the_context() -> None:
+    tokens, _ = job("twenty characters ok", context_tokens=1000)
+    assert job("twenty characters ok", context_tokens=tokens + 30)[1] == 30
+
+
+def test_a_pair_whose_copy_would_not_fit_gets_no_room() -> None:
+    tokens, _ = job("twenty characters ok", context_tokens=1000)
+    assert job("twenty characters ok", context_tokens=tokens + 21)[1] == 21
+    assert job("twenty characters ok", context_tokens=tokens + 20)[1] == 0
+
+
+def test_what_does_not_fit_is_passed_through_without_an_engine(tmp_path: Any) -> None:
+    made = job_of(
+        Question("Q?"),
+        "A.",
+        template=PLAIN,
+        tokenizer=Bytes(),
+        config=CONFIG,
+        context_tokens=1,
+    )
+    done = correct(
+        [made], model=tmp_path, tokenizer=Bytes(), engine=EngineConfig(), context_tokens=1
+    )
+    assert list(done) == [(0, Correction(text="", unusable="too_long"))]
+
+
+def test_a_correction_ends_with_eos() -> None:
+    assert output([*b"Good.", 257]) == Correction(text="Good.", tokens=6)
+
+
+def test_a_correction_without_eos_was_cut_off() -> None:
+    assert output(list(b"Goo")).unusable == "cut_off"
+    assert output([]).unusable == "cut_off"
+
+
+@pytest.mark.parametrize("ids", [[257], [*b" \n", 257]])
+def test_a_blank_correction_is_empty(ids: list[int]) -> None:
+    assert output(ids).unusable == "empty"
+
+
+def test_a_row_that_the_engine_could_not_do_is_an_engine_error() -> None:
+    assert output([], error="ValueError: too bad").unusable == "engine_error"
+
+
+def test_the_engine_is_told_nothing_about_gpus_on_a_cpu() -> None:
+    arguments = engine_kwargs(EngineConfig(dtype="float32"), context_tokens=512)
+    assert arguments["max_model_len"] == 512
+    assert arguments["skip_tokenizer_init"] is True
+    assert arguments["trust_remote_code"] is False
+    assert not {"tensor_parallel_size", "gpu_memory_utilization"} & set(arguments)
+
+
+def test_the_engine_spans_the_gpus_that_it_is_given() -> None:
+    arguments = engine_kwargs(EngineConfig(gpus=2), context_tokens=512)
+    assert arguments["tensor_parallel_size"] == 2
