@@ -1,0 +1,170 @@
+"""``aligner serve``: parse and check first, import Ray only then, end all that was started."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from aligner_serve.config import GraphConfig
+    from aligner_serve.release import Release
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@click.command()
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="YAML file; ready ones lie in serve/configs/.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key of the file, for example --set aligner.timeout_s=60; may be repeated.",
+)
+@click.option("--port", type=int, help="Listen there instead; the same as --set port=PORT.")
+@click.option(
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    help="Write url, version and models there (JSON) once requests are answered.",
+)
+def serve(
+    path: Path, overrides: tuple[str, ...], port: int | None, ready_file: Path | None
+) -> None:
+    """Serve upstreams whose answers the Aligner corrects, behind OpenAI's API."""
+    from aligner.config import load
+    from aligner.errors import AlignerError
+    from aligner_serve.config import GraphConfig
+    from aligner_serve.runtime import require_free_port
+
+    try:
+        if port is not None:
+            overrides = (*overrides, f"port={port}")
+        config = load(GraphConfig, path, overrides)
+        require_free_port(config.host, config.port)
+        _serve(config, ready_file)
+    except AlignerError as exc:
+        # Here and not only in the `aligner` group: the command also runs by itself.
+        click.echo(f"error: {exc}", err=True)
+        sys.exit(exc.exit_code)
+
+
+def _serve(config: "GraphConfig", ready_file: Path | None) -> None:
+    """Check the release, start everything, wait for a signal, end everything."""
+    from rich.console import Console
+
+    from aligner_serve import release, runtime
+
+    console = Console(stderr=True)
+    started = time.monotonic()
+    with _signals() as stop, contextlib.ExitStack() as stack:
+        try:
+            with console.status("looking up the release"):
+                released = release.resolve(config.aligner, config.tracking)
+                weights = release.fetch(released, cache=config.cache)
+                release.require_context(weights, config.aligner.engine.max_model_len_tokens)
+            with console.status("starting Ray and Serve"):
+                stack.enter_context(runtime.ray_and_serve(config))
+                # Ray has put its own handler in place, which ends this process on the spot.
+                stop.listen()
+            with console.status("starting gateway, upstreams and corrector"):
+                runtime.deploy(config, released)
+        except KeyboardInterrupt:
+            console.print("stopped before it was up")
+            sys.exit(130)
+        console.print(f"up after {time.monotonic() - started:.0f} s")
+        click.echo(_welcome(config, released))
+        if ready_file is not None:
+            _write_ready(ready_file, config, released)
+            stack.callback(ready_file.unlink, missing_ok=True)
+        stop.wait()
+        console.print("ending; requests in flight are finished first")
+
+
+class _Stop:
+    """Somebody wants the command to end: an interruption until it waits for just that."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._waiting = False
+
+    def on_signal(self, number: int, frame: object) -> None:
+        """Only the first signal counts: a second must not break off the cleaning up."""
+        first = not self._asked.is_set()
+        self._asked.set()
+        if first and not self._waiting:
+            raise KeyboardInterrupt
+
+    def wait(self) -> None:
+        """Return once a signal has come."""
+        self._waiting = True
+        self._asked.wait()
+
+    def listen(self) -> None:
+        """Take the signals that mean an end."""
+        for number in _SIGNALS:
+            signal.signal(number, self.on_signal)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[_Stop]:
+    stop = _Stop()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    stop.listen()
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_ready(path: Path, config: "GraphConfig", released: "Release") -> None:
+    """Appears whole, so that whoever waits for it never reads half of it."""
+    state = {
+        "url": config.url,
+        "version": released.version,
+        "models": list(config.served_models),
+        "pid": os.getpid(),
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(state) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _welcome(config: "GraphConfig", released: "Release") -> str:
+    model = next(iter(config.served_models))
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "..."}]})
+    lines = [
+        f"{released.version} answers at {config.url}/v1 as {', '.join(config.served_models)}",
+        "",
+        f"  curl {config.url}/v1/chat/completions -H 'Content-Type: application/json' \\",
+        f"    -d '{body}'",
+        "",
+        "  from openai import OpenAI",
+        f'  client = OpenAI(base_url="{config.url}/v1", api_key="unused")',
+        f'  client.chat.completions.create(model="{model}", messages=[...])',
+        "",
+        "Ctrl-C ends it.",
+    ]
+    if config.is_open_to_others:
+        lines.insert(
+            1, f"NOTE: {config.host} can be reached by other machines, and asks for no key."
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    serve()

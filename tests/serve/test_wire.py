@@ -1,0 +1,98 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from aligner.generation import Sampling
+from aligner.records import Turn
+from aligner_serve import wire
+from aligner_serve.pipeline import Usage
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+def request(**changes: object) -> wire.ChatRequest:
+    body = {"model": "m+a", "messages": [{"role": "user", "content": "Why?"}], **changes}
+    return wire.ChatRequest.model_validate(body)
+
+
+def test_the_last_message_is_the_question_and_earlier_turns_its_history() -> None:
+    asked = request(
+        messages=[
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Is it?"},
+            {"role": "assistant", "content": "It is."},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}],
+            },
+        ]
+    )
+    assert asked.question == "Why?"
+    assert asked.history == (Turn("user", "Is it?"), Turn("assistant", "It is."))
+    assert asked.upstream_messages[0] == {"role": "system", "content": "Be brief."}
+    assert asked.upstream_messages[-1] == {"role": "user", "content": "Why?"}
+
+
+def test_a_request_changes_only_the_sampling_that_it_names() -> None:
+    default = Sampling(temperature=0.7, top_k=5, max_tokens=64)
+    assert request().sampling(default) == default
+    changed = request(temperature=0.0, max_completion_tokens=9).sampling(default)
+    assert changed == default.model_copy(update={"temperature": 0.0, "max_tokens": 9})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"messages": []},
+        {"messages": [{"role": "assistant", "content": "x"}]},
+        {"messages": [{"role": "tool", "content": "x"}, {"role": "user", "content": "x"}]},
+        {"messages": [{"role": "user", "content": ""}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+        {"n": 2},
+        {"temperature": 3},
+        {"max_tokens": 0},
+        {"tools": []},
+        {"aligner": {"include_orignal": True}},
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_not_ignored(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        request(**changes)
+
+
+@given(st.lists(texts, min_size=1, max_size=5), texts)
+def test_a_streams_events_join_to_the_text(pieces: list[str], model: str) -> None:
+    chunks = wire.Chunks(model)
+    report = wire.AlignerReport(outcome="corrected", version="v")
+    events = [chunks.role(), *(chunks.text(piece) for piece in pieces)]
+    events.append(chunks.last("stop", report, Usage(2, 3)))
+    bodies = []
+    for event in events:
+        # One event is one line: a line break in the text must not end it early.
+        line, *rest = event.decode().split("\n\n")
+        assert rest == [""] and "\n" not in line
+        bodies.append(json.loads(line.removeprefix("data: ")))
+    assert "".join(b["choices"][0]["delta"].get("content", "") for b in bodies) == "".join(pieces)
+    assert {body["id"] for body in bodies} == {bodies[0]["id"]}
+    assert [b["choices"][0]["finish_reason"] for b in bodies] == [None] * (len(pieces) + 1) + [
+        "stop"
+    ]
+    assert bodies[-1]["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    assert bodies[-1]["aligner"]["outcome"] == "corrected"
+
+
+@given(texts, texts, st.lists(st.tuples(st.sampled_from(["user", "assistant"]), texts), max_size=3))
+def test_a_correction_request_survives_its_trip(
+    question: str, answer: str, history: list[tuple[str, str]]
+) -> None:
+    body = {
+        "question": question,
+        "answer": answer,
+        "history": [{"role": role, "content": text} for role, text in history],
+    }
+    asked = wire.CorrectionRequest.model_validate_json(json.dumps(body))
+    assert (asked.question, asked.answer) == (question, answer)
+    assert [(turn.role, turn.text) for turn in asked.turns] == history
