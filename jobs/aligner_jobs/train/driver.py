@@ -72,7 +72,8 @@ def run(config: TrainConfig, *, tracker: Tracker | None = None) -> TrainResult:
             outcome = run_group(config, material, on_news=on_news)
         seconds = time.monotonic() - began_s
         metrics = {**outcome.metrics, "train_seconds": seconds}
-        record.log_metrics(metrics)
+        # Those of a phase, with a slash in their names, were logged at their steps.
+        record.log_metrics({name: value for name, value in metrics.items() if "/" not in name})
         manifest = artefacts.read_manifest(config.export_uri, kind="export")
         version = _register(config, tracker, record, manifest, dataset)
         write_state(config.out, _ended(config, material, record, manifest, version))

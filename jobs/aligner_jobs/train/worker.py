@@ -1,7 +1,6 @@
 """One training worker: the loop that Ray Train starts in each process of the group."""
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +12,11 @@ from ray import train as ray_train
 from aligner.errors import AlignerError, TrainingError
 from aligner_jobs.config.train import PhaseName, TrainConfig
 from aligner_jobs.train import checkpoint, export
-from aligner_jobs.train.batches import IntArray, collate, epoch_batches, worker_parts
-from aligner_jobs.train.deepspeed_config import deepspeed_config
+from aligner_jobs.train.batches import IntArray, epoch_batches
+from aligner_jobs.train.engine import Meter, start_engine, train_step
 from aligner_jobs.train.heldout import Group, heldout_loss, unchanged_rate
 from aligner_jobs.train.material import PHASES, Material
 from aligner_jobs.train.model import build_model
-from aligner_jobs.train.objectives import correction_loss_sum
 from aligner_jobs.train.progress import News
 from aligner_jobs.train.schedule import learning_rate
 from aligner_jobs.train.tokenizer import open_files
@@ -47,29 +45,6 @@ def train_loop(job: dict[str, Any]) -> Outcome:
         return Loop(config, material, board=job["board"]).run()
     except TrainingError as exc:
         return Outcome(failure=exc)
-
-
-def start_engine(model: torch.nn.Module, config: TrainConfig) -> Any:
-    """A DeepSpeed engine around ``model``; joins the process group that Ray Train has made."""
-    import deepspeed
-    import deepspeed.ops
-
-    # It would be compiled at start, and wants a compiler on every machine.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    settings = config.optimizer
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.correction.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-        foreach=not config.use_gpu,
-        fused=config.use_gpu,
-    )
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=deepspeed_config(config)
-    )
-    return engine
 
 
 def require_number(loss: float, phase: PhaseName, step: int, *, config: TrainConfig) -> None:
@@ -140,35 +115,19 @@ class Loop:
 
     def _train_step(self, phase: PhaseName, step: int, rows: IntArray) -> None:
         """One optimiser step on one global batch."""
-        config, corpus = self._config, self._material.phases[phase]
-        settings = config.phase(phase)
+        corpus, settings = self._material.phases[phase], self._config.phase(phase)
         rate = learning_rate(
             step,
-            total_steps=self._material.total_steps(phase, config),
+            total_steps=self._material.total_steps(phase, self._config),
             peak=settings.learning_rate,
             lr_warmup_ratio=settings.lr_warmup_ratio,
         )
-        for parameters in self._engine.optimizer.param_groups:
-            parameters["lr"] = rate
-        targets = corpus.target_tokens(rows)
-        # DeepSpeed takes the mean over passes and workers; we want the sum over all tokens of
-        # the global batch, divided by their number.
-        scale = config.passes_per_step * self._group.world_size / targets
-        parts = worker_parts(
-            rows,
-            passes=config.passes_per_step,
-            world_size=self._group.world_size,
-            rank=self._group.rank,
-        )
-        self._meter.begin()
-        for part in parts:
-            loss = correction_loss_sum(
-                self._engine, collate(corpus, part), device=self._group.device
+        with self._meter.step(corpus, rows, rate=rate):
+            self._meter.add_loss(
+                train_step(
+                    self._engine, corpus, rows, rate=rate, config=self._config, group=self._group
+                )
             )
-            self._engine.backward(loss * scale)
-            self._engine.step()
-            self._meter.add_loss(loss.detach())
-        self._meter.end(targets=targets, tokens=int(corpus.lengths[rows].sum()), rate=rate)
 
     def _after_step(self, position: checkpoint.Position) -> None:
         """Log, measure and save where it is time to."""
@@ -239,45 +198,3 @@ class Loop:
     def _post(self, news: News) -> None:
         if self._group.rank == 0:
             self._board.post.remote(news)
-
-
-class Meter:
-    """Loss and speed since the last reading, over all workers."""
-
-    def __init__(self, group: Group) -> None:
-        """Begin at zero."""
-        self._group = group
-        self._began_s = self._seconds = self._rate = 0.0
-        self._targets = self._tokens = 0
-        self._loss = torch.zeros((), device=group.device)
-
-    def begin(self) -> None:
-        """A step begins."""
-        self._began_s = time.perf_counter()
-
-    def add_loss(self, loss: torch.Tensor) -> None:
-        """Add a summed loss of this worker; it stays on its device until it is read."""
-        self._loss = self._loss + loss
-
-    def end(self, *, targets: int, tokens: int, rate: float) -> None:
-        """A step on ``tokens`` tokens, ``targets`` of them with loss, is done."""
-        self._seconds += time.perf_counter() - self._began_s
-        self._targets += targets
-        self._tokens += tokens
-        self._rate = rate
-
-    def read(self) -> dict[str, float]:
-        """Mean loss per target token, tokens per second (padding not counted), last rate."""
-        (loss,) = self._group.total(float(self._loss))
-        metrics = {
-            "loss": loss / max(1, self._targets),
-            "tokens_per_s": self._tokens / self._seconds if self._seconds else 0.0,
-            "learning_rate": self._rate,
-        }
-        self._reset()
-        return metrics
-
-    def _reset(self) -> None:
-        self._loss = torch.zeros((), device=self._group.device)
-        self._seconds = self._rate = 0.0
-        self._targets = self._tokens = 0
