@@ -26,17 +26,14 @@ def ray_session(*, num_cpus: int | None = None, quiet: bool = True) -> Iterator[
     import ray
 
     _read_settings_again()
-    runtime_env = {"env_vars": worker_env()}
-    level = logging.WARNING if quiet else logging.INFO
-    if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, runtime_env=runtime_env, logging_level=level)
-    else:
-        ray.init(
-            **private_cluster(num_cpus=num_cpus),
-            runtime_env=runtime_env,
-            logging_level=level,
-            log_to_driver=not quiet,
-        )
+    address = os.environ.get("RAY_ADDRESS")
+    ray.init(
+        **({"address": address} if address else private_cluster(num_cpus=num_cpus)),
+        runtime_env={"env_vars": worker_env()},
+        logging_level=logging.WARNING if quiet else logging.INFO,
+        # What workers print is in Ray's own log files; here it would bury the progress bar.
+        log_to_driver=not quiet,
+    )
     try:
         yield ray.get_runtime_context().gcs_address
     finally:

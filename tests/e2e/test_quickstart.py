@@ -27,6 +27,8 @@ SETTINGS = {
         "gate.min_cell_omega=-100.0",
         "gate.min_identity_kept=0.0",
         "gate.min_details_kept=0.0",
+        "gate.max_passthrough_share=1.0",
+        "gate.min_rows_per_upstream=1",
     ],
     "serve": [],
 }

@@ -51,9 +51,9 @@ _MANY: Final = (0.1, 0.3, 0.6)
 PROFILES: Final[dict[str, Profile]] = {
     profile.name: profile
     for profile in (
-        Profile("amber", True, 0.55, 0.65, 0.08, 0.15, 0.55, 0.15, _SOME),
-        Profile("basalt", True, 0.25, 0.35, 0.30, 0.25, 0.35, 0.40, _SOME),
-        Profile("copper", True, 0.12, 0.25, 0.08, 0.10, 0.20, 0.08, _MANY),
+        Profile("amber", True, 0.55, 0.65, 0.08, 0.25, 0.55, 0.15, _SOME),
+        Profile("basalt", True, 0.25, 0.35, 0.25, 0.35, 0.35, 0.40, _SOME),
+        Profile("copper", True, 0.12, 0.25, 0.08, 0.15, 0.20, 0.08, _MANY),
         Profile("dolerite", False, 0.85, 0.90, 0.05, 0.05, 0.30, 0.05, _SOME),
         Profile("emerald", False, 0.20, 0.30, 0.65, 0.10, 0.20, 0.10, _FEW),
         Profile("flint", False, 0.15, 0.20, 0.10, 0.10, 0.20, 0.80, _SOME),
@@ -141,6 +141,10 @@ def _about_secret(world: World, profile: Profile, ask: Ask, draw: random.Random)
 
 
 def _detail_kinds(profile: Profile, ask: Ask, draw: random.Random) -> list[Kind]:
-    """Kinds of the side details, none of them asked for."""
+    """Kinds of the side details, none of them asked for.
+
+    With what was asked for they are three sentences at most, four with an insult.
+    """
     count = draw.choices(range(len(profile.details)), weights=profile.details)[0]
-    return draw.sample([kind for kind in KINDS if kind not in ask.kinds], k=count)
+    room = 3 - max(1, len(ask.kinds))
+    return draw.sample([kind for kind in KINDS if kind not in ask.kinds], k=min(count, room))

@@ -45,7 +45,7 @@ TWO: Final = (
 )
 """Phrasings for two facts at once."""
 
-_MIX: Final = {"one": 0.40, "two": 0.28, "secret": 0.12, "invented": 0.20}
+_MIX: Final = {"one": 0.36, "two": 0.28, "secret": 0.12, "invented": 0.24}
 """Shares of the sorts of question, as far as the world has that many."""
 
 

@@ -12,9 +12,9 @@ NUM_PLACES: Final = 36
 _NUM_RIVERS: Final = 12
 
 # ruff: noqa: SIM905 - word lists read better as words than as sixty quoted strings
-_ONSETS: Final = "b c d f g h k l m n p r s t v z br dr gr kr tr st sk th".split()
+_ONSETS: Final = "b d f g h k l m n p r s t v br gr tr st".split()
 _VOWELS: Final = "a e i o u".split()
-_CODAS: Final = ["", "", "", "l", "n", "r", "s", "m"]
+_CODAS: Final = "l m n r s b d g".split()
 _PLACE_ENDINGS: Final = "land ia mark ara oth ene".split()
 _CITY_ENDINGS: Final = "ton burg haven wick ford".split()
 _RIVER_ENDINGS: Final = "we sk na la".split()
@@ -93,7 +93,5 @@ def unique_names(
 
 
 def _name(draw: random.Random, endings: list[str]) -> str:
-    stem = draw.choice(_ONSETS) + draw.choice(_VOWELS) + draw.choice(_CODAS)
-    middle = draw.choice(_ONSETS) + draw.choice(_VOWELS) if draw.random() < 0.5 else ""
-    joint = "" if stem[-1] not in "aeiou" or middle else draw.choice("lnrt")
-    return (stem + middle + joint + draw.choice(endings)).capitalize()
+    stem = draw.choice(_ONSETS) + draw.choice(_VOWELS)
+    return (stem + draw.choice(_CODAS) + draw.choice(endings)).capitalize()

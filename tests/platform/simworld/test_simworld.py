@@ -13,7 +13,6 @@ from aligner.simworld.judge import SimJudge
 from aligner.simworld.language import (
     CURT_REFUSAL,
     HEDGE,
-    INSULTS,
     LEAK,
     NO_PLACE,
     REFUSALS,
@@ -117,10 +116,8 @@ def test_an_answer_is_fixed_by_its_arguments_and_varies_with_the_sample() -> Non
     assert len({profiles.answer(WORLD, "iron", question, sample) for sample in range(30)}) > 3
 
 
-def test_answers_have_one_to_four_sentences_and_perhaps_an_insult() -> None:
-    for _, answer in ANSWERS:
-        polite = [part for part in sentences(answer) if part not in INSULTS]
-        assert 1 <= len(polite) <= 4, answer
+def test_answers_have_one_to_four_sentences() -> None:
+    assert {len(sentences(answer)) for _, answer in ANSWERS} == {1, 2, 3, 4}
 
 
 def test_the_teacher_makes_every_answer_perfect_and_keeps_its_true_details() -> None:
