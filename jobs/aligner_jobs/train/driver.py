@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from aligner import artefacts
 from aligner.errors import DataError
+from aligner.exports import FINGERPRINT_TAG, HASH_TAG
 from aligner.manifest import Manifest
 from aligner.tracking import ModelVersion, Run, Tracker
 from aligner_jobs import runtime
@@ -58,7 +59,8 @@ def run(config: TrainConfig, *, tracker: Tracker | None = None) -> TrainResult:
     state = _previous_state(config, material)
     with tracker.run(material.run_name, run_id=state.run_id if state else None) as record:
         write_state(config.out, _begun(config, material, record))
-        _describe(record, config, material, dataset)
+        if state is None:
+            _describe(record, config, material, dataset)
         resumed = []
         with runtime.ray_session(), _show(config, material) as show:
 
@@ -173,7 +175,7 @@ def _describe(record: Run, config: TrainConfig, material: Material, dataset: Man
     record.set_tags(
         {
             "job": "train",
-            "prompt_fingerprint": dataset.prompt_fingerprint,
+            FINGERPRINT_TAG: dataset.prompt_fingerprint,
             "dataset_hash": dataset.content_hash,
         }
     )
@@ -194,10 +196,10 @@ def _register(
         source=config.export_uri,
         run_id=record.run_id,
         tags={
-            "prompt_fingerprint": manifest.prompt_fingerprint,
+            FINGERPRINT_TAG: manifest.prompt_fingerprint,
+            HASH_TAG: manifest.content_hash,
             "dataset_hash": dataset.content_hash,
             "dataset_uri": config.dataset,
-            "export_hash": manifest.content_hash,
         },
     )
 

@@ -77,6 +77,9 @@ def _write_model(
     module: Any, weights: dict[str, torch.Tensor], folder: Path, *, tokenizer: HfTokenizer
 ) -> None:
     from transformers import GenerationConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     use_cache, module.config.use_cache = module.config.use_cache, True
     # Greedy: an Aligner copies most of what it reads, and sampling would only corrupt the copy.

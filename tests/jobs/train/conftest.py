@@ -2,8 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,14 +12,13 @@ import torch
 from torch import nn
 
 from aligner import artefacts
-from aligner.manifest import Manifest
+from aligner.adapters.memory_tracker import MemoryRun, MemoryTracker
 from aligner.prompt import PLAIN, PromptTemplate
 from aligner.records import TRIPLE_SCHEMA, Triple, to_columns
 from aligner.simworld.profiles import answer
 from aligner.simworld.questions import heldout_questions, training_questions
 from aligner.simworld.teacher import correct
 from aligner.simworld.world import World
-from aligner.tracking import ModelVersion
 from aligner.warmup import warmup_rows
 from aligner_jobs.config.train import TrainConfig
 from aligner_jobs.train.batches import collate, epoch_batches
@@ -86,63 +85,37 @@ def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
 
 
-class MemoryTracker:
-    """Implements :class:`aligner.tracking.Tracker` for one run; keeps what it is told."""
+@dataclass(slots=True)
+class WatchedRun(MemoryRun):
+    """Lets a test act while training runs."""
+
+    on_metrics: Callable[[Mapping[str, float], int], None] = lambda metrics, step: None
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        MemoryRun.log_metrics(self, metrics, step=step)
+        self.on_metrics(metrics, step)
+
+
+class WatchedTracker(MemoryTracker):
+    """Has one run, which a test can watch and act upon."""
 
     def __init__(self) -> None:
-        self.metrics: dict[str, dict[int, float]] = {}
-        self.params: dict[str, Any] = {}
-        self.datasets: list[str] = []
-        self.versions: list[ModelVersion] = []
+        super().__init__()
+        self.only = WatchedRun("run-1", "training")
         self.opened: list[str | None] = []
-        self.on_metrics: Callable[[Mapping[str, float], int], None] = lambda metrics, step: None
-        self.run_id = "run-1"
 
     @contextlib.contextmanager
     def run(
         self, name: str, *, parent_run_id: str | None = None, run_id: str | None = None
-    ) -> Iterator["MemoryTracker"]:
+    ) -> Iterator[MemoryRun]:
         self.opened.append(run_id)
-        yield self
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        self.params |= params
-
-    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
-        for name, value in metrics.items():
-            self.metrics.setdefault(name, {})[step] = value
-        self.on_metrics(metrics, step)
-
-    def log_artifact(self, path: Path, *, folder: str | None = None) -> None:
-        raise NotImplementedError
-
-    def log_dataset(self, manifest: Manifest, uri: str, *, context: str) -> None:
-        self.datasets.append(uri)
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        self.params |= tags
-
-    def register(
-        self, name: str, *, source: str, run_id: str, tags: Mapping[str, str]
-    ) -> ModelVersion:
-        version = str(len(self.versions) + 1)
-        self.versions.append(ModelVersion(name, version, source, run_id, tags))
-        return self.versions[-1]
-
-    def version(self, name: str, version_or_alias: str) -> ModelVersion:
-        raise NotImplementedError
-
-    def set_alias(self, name: str, alias: str, version: str) -> None:
-        raise NotImplementedError
-
-    def set_version_tags(self, name: str, version: str, tags: Mapping[str, str]) -> None:
-        raise NotImplementedError
+        yield self.only
 
 
 @pytest.fixture
-def tracker() -> MemoryTracker:
+def tracker() -> WatchedTracker:
     """A tracking server in memory."""
-    return MemoryTracker()
+    return WatchedTracker()
 
 
 def plain_loop(config: TrainConfig, material: Material) -> tuple[dict[str, list[float]], nn.Module]:

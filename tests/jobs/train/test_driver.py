@@ -1,5 +1,7 @@
 """Training through the real engines: Ray Train's worker group and DeepSpeed."""
 
+import gzip
+import json
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -13,7 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aligner import artefacts
 from aligner.adapters.hf_tokenizer import HfTokenizer
+from aligner.config import load
 from aligner.errors import DataError
+from aligner.records import Triple
+from aligner.splits import split_of
 from aligner_jobs.config.train import (
     Checkpoints,
     Heldout,
@@ -25,6 +30,7 @@ from aligner_jobs.config.train import (
 from aligner_jobs.train import driver
 from aligner_jobs.train.material import prepare
 
+SHIPPED = Path(__file__).parents[3] / "jobs" / "configs" / "train"
 SMALL = ScratchModel(
     kind="scratch", hidden_size=64, layers=2, heads=2, intermediate_size=96, vocab_size=320
 )
@@ -75,7 +81,7 @@ def test_a_killed_worker_costs_nothing_but_time(
             kills.append(step)
             kill_a_worker()
 
-    tracker.on_metrics = kill_once
+    tracker.only.on_metrics = kill_once
     result = driver.run(settings, tracker=tracker)
 
     assert kills
@@ -83,7 +89,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     material = prepare(settings, artefacts.read_manifest(small_dataset, kind="dataset"))
     losses, model = plain(settings, material)
     for phase, expected in losses.items():
-        logged = tracker.metrics[f"{phase}/loss"]
+        logged = tracker.only.metrics[f"{phase}/loss"]
         assert sorted(logged) == list(range(1, len(expected) + 1))
         assert [logged[step] for step in sorted(logged)] == pytest.approx(expected, abs=1e-3)
     assert result.metrics["heldout_loss"] < result.metrics["heldout_loss_before"]
@@ -116,7 +122,7 @@ def check_export(result: driver.TrainResult, expected: torch.nn.Module) -> None:
 
 def check_lineage(result: driver.TrainResult, tracker: Any, dataset: str) -> None:
     parent = artefacts.read_manifest(dataset, kind="dataset")
-    (version,) = tracker.versions
+    (version,) = tracker.versions["small"]
     assert version == result.version
     assert (version.name, version.source) == ("small", result.export_uri)
     assert version.tags == {
@@ -126,7 +132,7 @@ def check_lineage(result: driver.TrainResult, tracker: Any, dataset: str) -> Non
         "export_hash": result.manifest.content_hash,
     }
     assert [p.content_hash for p in result.manifest.parents] == [parent.content_hash]
-    assert tracker.datasets == [dataset]
+    assert tracker.only.datasets == [(parent.content_hash, "training")]
 
 
 @pytest.mark.e2e
@@ -144,16 +150,41 @@ def test_zero_3_trains_and_exports_the_same_model_and_resumes_by_the_same_comman
         if "correction/loss" in metrics and step >= 7:
             raise KeyboardInterrupt
 
-    tracker.on_metrics = interrupt
+    tracker.only.on_metrics = interrupt
     with pytest.raises(KeyboardInterrupt):
         driver.run(settings, tracker=tracker)
-    tracker.on_metrics = lambda metrics, step: None
+    tracker.only.on_metrics = lambda metrics, step: None
     result = driver.run(settings, tracker=tracker)
 
     assert [phase for phase, _ in result.resumed_at] == ["correction"]
     assert tracker.opened == [None, "run-1"]
     material = prepare(settings, artefacts.read_manifest(small_dataset, kind="dataset"))
     losses, model = plain(settings, material)
-    last = tracker.metrics["correction/loss"][len(losses["correction"])]
+    last = tracker.only.metrics["correction/loss"][len(losses["correction"])]
     assert last == pytest.approx(losses["correction"][-1], abs=1e-3)
     check_export(result, model)
+
+
+@pytest.mark.e2e
+def test_real_revisions_are_learned_by_the_shipped_config(
+    shared_data: Path, tmp_path: Path, tracker: Any, write_dataset: Callable[..., str]
+) -> None:
+    with gzip.open(shared_data / "selfee_revisions.jsonl.gz", "rt", encoding="utf-8") as lines:
+        raw = [json.loads(line) for line in lines]
+    rows = [Triple(row["question"], row["answer"], row["correction"]) for row in raw]
+    splits: dict[str, list[Triple]] = {"train": [], "heldout": []}
+    for row in rows:
+        splits[split_of(row.question_id, heldout_share=0.1)].append(row)
+    dataset = write_dataset(tmp_path / "selfee", splits["train"], splits["heldout"])
+    settings = load(
+        TrainConfig,
+        SHIPPED / "scratch-real.yaml",
+        # One worker starts sooner than two, and one epoch is enough to see the loss fall.
+        [f"dataset={dataset}", f"out={tmp_path / 'out'}", "num_workers=1", "correction.epochs=1"],
+    )
+    result = driver.run(settings, tracker=tracker)
+    assert result.metrics["heldout_loss"] < 0.9 * result.metrics["heldout_loss_before"]
+    counted = result.manifest.counts["train"] + sum(
+        result.manifest.facts["set_aside"]["train"].values()
+    )
+    assert counted == len(splits["train"])
