@@ -7,7 +7,13 @@ from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.train.v2.api.result import Result
@@ -62,12 +68,15 @@ def _trainer(config: TrainConfig, material: Material, job: dict[str, Any]) -> An
             use_gpu=config.use_gpu,
             resources_per_worker=_resources(config),
         ),
-        run_config=RunConfig(
+        # Ray's stubs describe the RunConfig of before V2.
+        run_config=cast(Any, RunConfig)(
             # A name that was used before continues that run from its last checkpoint.
             name=material.run_name,
             storage_path=f"{config.out}/checkpoints",
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints.keep),
+            # The driver tells what happens; Ray's own files keep every level all the same.
+            logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
 
