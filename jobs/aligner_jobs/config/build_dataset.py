@@ -1,6 +1,6 @@
 """Settings of ``aligner build-dataset``."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, assert_never
 
 from pydantic import Field, model_validator
 
@@ -117,6 +117,17 @@ Source = Annotated[
 ]
 
 
+def brings_questions(source: Source) -> bool:
+    """Whether ``source`` has questions alone, for upstreams to answer and a teacher to correct."""
+    match source:
+        case SimworldSource() | QuestionsSource():
+            return True
+        case QacSource() | RevisionsSource() | PreferenceSource():
+            return False
+        case unreachable:
+            assert_never(unreachable)
+
+
 class Upstream(Endpoint):
     """A model whose answers are to be corrected."""
 
@@ -222,7 +233,7 @@ class BuildDatasetConfig(StrictModel):
     @property
     def asks(self) -> bool:
         """Whether any source brings questions without answers."""
-        return any(isinstance(s, SimworldSource | QuestionsSource) for s in self.sources.values())
+        return any(brings_questions(source) for source in self.sources.values())
 
     @property
     def rows_per_question(self) -> int:
@@ -231,11 +242,7 @@ class BuildDatasetConfig(StrictModel):
 
     def rows_per_record(self, source: str) -> int:
         """Rows that one row of a source may become; 1 for sources that bring corrections."""
-        match self.sources[source]:
-            case SimworldSource() | QuestionsSource():
-                return self.rows_per_question
-            case _:
-                return 1
+        return self.rows_per_question if brings_questions(self.sources[source]) else 1
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide what the rows are; two jobs alike in it make equal datasets.
