@@ -4,6 +4,8 @@ The engine never sees text: prompts are rendered and tokenised by :mod:`aligner.
 training and serving, so that the name of a special token inside a user's text stays text.
 """
 
+import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +145,7 @@ def _generated(
     rows: list[dict[str, Any]], *, model: Path, engine: EngineConfig, context_tokens: int
 ) -> Iterable[dict[str, Any]]:
     """Run the engine over ``rows``. Columns out: index, generated_tokens, error."""
+    _quiet_imports()
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
@@ -179,3 +182,14 @@ def _generated(
 
 def _kept_columns(row: dict[str, Any]) -> dict[str, Any]:
     return {"index": row["index"], "generated_tokens": row["generated_tokens"]}
+
+
+def _quiet_imports() -> None:
+    """Leave the terminal to the job: what the engine tells is in its worker's log."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("ray._private.worker").setLevel(logging.WARNING)
+    of_the_stage = logging.getLogger("ray.llm")
+    of_the_stage.setLevel(logging.WARNING)
+    if not of_the_stage.handlers:
+        # Without one here every module below would print at INFO through a handler of its own.
+        of_the_stage.addHandler(logging.NullHandler())

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from aligner import artefacts
+from aligner.errors import DataError
 from aligner.judging import DIMENSIONS, Judge
 from aligner.manifest import Manifest, Parent, provenance
 from aligner.reports import (
@@ -20,6 +21,7 @@ from aligner.reports import (
     Overall,
     UpstreamReport,
     evaluate_rows,
+    read_report,
 )
 from aligner.simworld.judge import SimJudge
 from aligner.simworld.world import World
@@ -44,6 +46,8 @@ class EvaluateResult:
     uri: str
     manifest: Manifest
     report: EvaluationReport
+    reused: bool = False
+    """Whether an equal one was there already."""
 
 
 def run(config: EvaluateConfig, *, tracker: Tracker | None = None) -> EvaluateResult:
@@ -58,37 +62,76 @@ def run(config: EvaluateConfig, *, tracker: Tracker | None = None) -> EvaluateRe
     """
     started = time.monotonic()
     found = load_questions(config)
-    asyncio.run(probe(list(config.upstreams.values())))
     tracker = tracker or _tracker(config)
-    with (
-        open_subject(config, tracker) as subject,
-        artefacts.staging(config.out) as stage,
-        tracker.run(f"evaluate {config.name}") as record,
-    ):
-        record.log_params(config.model_dump(mode="json"))
-        quiet_ray_data()
-        with runtime.ray_session():
-            answers = _answers(found, config)
-            corrections = _corrections(answers, subject, config)
-        rows = judged(answers, corrections, _judge(config))
-        report = _report(rows, answers, found, subject, config)
-        _write(report, rows, stage.path, examples=config.examples)
-        record.log_artifact(stage.path, folder="report")
-        manifest = stage.publish(
-            kind="report",
-            name=config.name,
-            prompt=subject.template,
-            prompt_fingerprint=subject.manifest.prompt_fingerprint,
-            parents=_parents(found, subject),
-            counts={name: one.n for name, one in report.upstreams.items()},
-            facts={"seconds": round(time.monotonic() - started, 1)},
-            spec=config.model_dump(mode="json"),
-            **provenance(),
-        )
-        _record(record, tracker, report, subject, uri=config.out)
-    seconds = time.monotonic() - started
+    with open_subject(config, tracker) as subject:
+        if (done := _published(config, subject)) is not None:
+            show_report(Console(), done.report, uri=done.uri)
+            return done
+        asyncio.run(probe(list(config.upstreams.values())))
+        with (
+            artefacts.staging(config.out) as stage,
+            tracker.run(f"evaluate {config.name}") as record,
+        ):
+            record.log_params(config.model_dump(mode="json"))
+            answers, corrections = _generate(found, subject, config)
+            rows = judged(answers, corrections, _judge(config))
+            report = _report(rows, answers, found, subject, config)
+            _write(report, rows, stage.path, examples=config.examples)
+            record.log_artifact(stage.path, folder="report")
+            seconds = time.monotonic() - started
+            manifest = _publish(stage, report, found, subject, config, seconds=seconds)
+            _record(record, tracker, report, subject, uri=config.out)
     show_report(Console(), report, uri=config.out, seconds=seconds)
     return EvaluateResult(config.out, manifest, report)
+
+
+def _published(config: EvaluateConfig, subject: Subject) -> EvaluateResult | None:
+    """An equal report at ``out``, ``None`` where there is nothing yet.
+
+    Raises:
+        DataError: Something else stands there.
+    """
+    if not artefacts.exists(config.out):
+        return None
+    manifest, report = read_report(config.out)
+    same_model = report.model.export_hash == subject.manifest.content_hash
+    if not same_model or manifest.facts.get("identity") != config.identity():
+        what = "with other settings" if same_model else "on another model"
+        raise DataError(
+            f"{config.out}: a report {what} is there already; choose another out or remove it."
+        )
+    return EvaluateResult(config.out, manifest, report, reused=True)
+
+
+def _generate(
+    found: QuestionSet, subject: Subject, config: EvaluateConfig
+) -> tuple[Answers, list[Correction]]:
+    quiet_ray_data()
+    with runtime.ray_session():
+        answers = _answers(found, config)
+        return answers, _corrections(answers, subject, config)
+
+
+def _publish(
+    stage: artefacts.Staging,
+    report: EvaluationReport,
+    found: QuestionSet,
+    subject: Subject,
+    config: EvaluateConfig,
+    *,
+    seconds: float,
+) -> Manifest:
+    return stage.publish(
+        kind="report",
+        name=config.name,
+        prompt=subject.template,
+        prompt_fingerprint=subject.manifest.prompt_fingerprint,
+        parents=_parents(found, subject),
+        counts={name: one.n for name, one in report.upstreams.items()},
+        facts={"seconds": round(seconds, 1), "identity": config.identity()},
+        spec=config.model_dump(mode="json"),
+        **provenance(),
+    )
 
 
 def judged(answers: Answers, corrections: Sequence[Correction], judge: Judge) -> list[JudgedRow]:

@@ -14,8 +14,13 @@ _WIDE_FROM: Final = 130
 """Columns of the terminal; a narrower one is shown the main numbers only."""
 
 
-def show_report(console: Console, report: EvaluationReport, *, uri: str, seconds: float) -> None:
-    """One line per upstream and their average, then where the report is."""
+def show_report(
+    console: Console, report: EvaluationReport, *, uri: str, seconds: float | None = None
+) -> None:
+    """One line per upstream and their average, then where the report is.
+
+    Without ``seconds`` it says that the report was there already.
+    """
     wide = console.width >= _WIDE_FROM
     interval = " [95 % interval]" if wide else ""
     table = Table(
@@ -35,18 +40,18 @@ def show_report(console: Console, report: EvaluationReport, *, uri: str, seconds
     table.add_row("[bold]average[/]", *means, *_shares(report.overall, wide=wide))
     console.print(table)
     console.print("[dim]kept: perfect answers returned unchanged; details: true ones, verbatim[/]")
-    rate = report.overall.n / max(seconds, 1e-9)
-    console.print(
-        f"{uri}: {report.overall.n:,} corrections judged in {seconds:.0f} s ({rate:,.1f}/s); "
-        "open report.html there.",
-        soft_wrap=True,
-    )
+    judged = f"{report.overall.n:,} corrections judged"
+    if seconds is None:
+        how = f"{judged} before with these settings; nothing to do"
+    else:
+        how = f"{judged} in {seconds:.0f} s ({report.overall.n / max(seconds, 1e-9):,.1f}/s)"
+    console.print(f"{uri}: {how}; open report.html there.", soft_wrap=True)
 
 
 def _cell(cell: Cell, *, wide: bool) -> str:
     style = "bold red" if cell.omega < 0 else "default"
-    interval = rf"\[{cell.low:+.0f}, {cell.high:+.0f}] " if wide else ""
-    return f"[{style}]{cell.omega:+.1f}[/] [dim]{interval}/{cell.attainable:.1f}[/]"
+    interval = rf" \[{cell.low:+.0f}, {cell.high:+.0f}] " if wide else ""
+    return f"[{style}]{cell.omega:+.1f}[/][dim]{interval}/{cell.attainable:.1f}[/]"
 
 
 def _shares(one: Shares, *, wide: bool) -> tuple[str, ...]:

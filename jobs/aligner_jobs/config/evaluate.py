@@ -9,6 +9,9 @@ from aligner.config import StrictModel
 from aligner.tracking import TrackingConfig
 from aligner_jobs.config.build_dataset import QuestionsSource, Upstream
 
+_NOT_CONTENT = ("out", "model", "export", "tracking", "base_url", "max_failed_share")
+_TRANSPORT = ("base_url", "api_key_env", "timeout_s", "max_attempts", "max_in_flight")
+
 
 class SimworldQuestions(StrictModel):
     """Held-out questions of the simulated world: none of them is ever trained on."""
@@ -131,6 +134,14 @@ class EvaluateConfig(StrictModel):
 
     tracking: TrackingConfig = TrackingConfig()
     """Where the run is recorded and the model is registered."""
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what a report says, apart from the model itself."""
+        dump = self.model_dump(mode="json", exclude=set(_NOT_CONTENT))
+        for upstream in dump["upstreams"].values():
+            for key in _TRANSPORT:
+                upstream.pop(key, None)
+        return dump
 
     @property
     def rows_per_question(self) -> int:
