@@ -93,3 +93,6 @@ def _write_model(
         folder, state_dict=weights, safe_serialization=True, max_shard_size=_SHARD
     )
     module.config.use_cache = use_cache
+    for file in folder.glob("*.safetensors"):
+        # They are written for their owner alone, and serving may run as somebody else.
+        file.chmod(0o644)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, assert_never, cast
 
@@ -11,6 +12,7 @@ from torch import nn
 from aligner.errors import DataError
 from aligner_jobs.config.train import PretrainedModel, ScratchModel, TrainConfig
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -41,7 +43,7 @@ def build_model(
             assert_never(spec)
     model.config.use_cache = False
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     return cast(nn.Module, model)
 
 
@@ -53,6 +55,8 @@ def local_folder(spec: PretrainedModel) -> Path:
     """
     if (folder := Path(spec.path)).is_dir():
         return folder
+    if not _HUB_ID.fullmatch(spec.path):
+        raise DataError(f"model.path={spec.path}: there is no such folder; check the path.")
     # Only a hub id needs the hub's client.
     from huggingface_hub import snapshot_download
 
