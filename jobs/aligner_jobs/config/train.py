@@ -37,7 +37,7 @@ class ScratchModel(StrictModel):
 
     initializer_range: float = Field(default=0.02, gt=0)
     """Standard deviation of the initial weights. The usual 0.02 is meant for widths of thousands:
-    a width of 128 leaves its first plateau in a third of the steps with 0.06."""
+    a width of 128 leaves its first plateau in half the steps with 0.04."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
