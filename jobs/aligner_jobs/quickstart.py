@@ -5,7 +5,6 @@ and a few ``--set``; this module only walks from one to the next and tells what 
 """
 
 import contextlib
-import difflib
 import json
 import signal
 import time
@@ -17,18 +16,20 @@ from typing import Any
 from openai import OpenAI
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from aligner.adapters.simworld_http import SimworldServer
 from aligner.errors import DataError
 from aligner.judging import DIMENSIONS, is_perfect
 from aligner.records import Question
+from aligner.reports import EvaluationReport, read_report
 from aligner.simworld import profiles
 from aligner.simworld.judge import SimJudge
 from aligner.simworld.questions import heldout_questions
 from aligner.simworld.world import World
+from aligner.worddiff import word_diff
 from aligner_jobs import programs
 from aligner_jobs.config.quickstart import QuickstartConfig
+from aligner_jobs.report_table import show_report
 from aligner_jobs.runtime import free_port, ray_session
 
 _MODEL = "simworld-aligner"
@@ -106,15 +107,15 @@ def run(config: QuickstartConfig) -> Summary:
             simworld = stack.enter_context(SimworldServer(config.seed))
         env = {"RAY_ADDRESS": address}
         _make(road, simworld.base_url, env)
-        report = json.loads((road.out / "report" / "report.json").read_text(encoding="utf-8"))
+        _, report = read_report(str(road.out / "report"))
         with road.stage("serve", "gateway, upstream and corrector, and one request to them"):
             served, version = _serve_and_ask(road, simworld.base_url, env)
     road.seconds["total"] = round(time.monotonic() - start, 1)
     summary = Summary(
         seed=config.seed,
         seconds=road.seconds,
-        upstreams=report["upstreams"],
-        overall=report["overall"],
+        upstreams={n: one.model_dump(mode="json") for n, one in report.upstreams.items()},
+        overall=report.overall.model_dump(mode="json"),
         model_version=version,
         dataset_manifest=str(road.out / "dataset" / "manifest.json"),
         report=str(road.out / "report" / "report.html"),
@@ -123,7 +124,7 @@ def run(config: QuickstartConfig) -> Summary:
     )
     text = json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n"
     (road.out / "summary.json").write_text(text, encoding="utf-8")
-    _print_summary(road, summary)
+    _print_summary(road, summary, report)
     return summary
 
 
@@ -187,7 +188,7 @@ def _serve_and_ask(road: _Road, base_url: str, env: dict[str, str]) -> tuple[Ser
 
 def _ask(road: _Road, url: str) -> ServedRequest:
     config = road.config
-    question = _flawed_question(config)
+    question = flawed_question(config)
     client = OpenAI(base_url=f"{url}/v1", api_key="unused", timeout=120)
     models = [model.id for model in client.models.list() if model.id.startswith(config.upstream)]
     if not models:
@@ -207,7 +208,7 @@ def _ask(road: _Road, url: str) -> ServedRequest:
     )
 
 
-def _flawed_question(config: QuickstartConfig) -> str:
+def flawed_question(config: QuickstartConfig) -> str:
     """A held-out question that the upstream answers badly but not at a loss for words."""
     world = World(config.seed)
     judge = SimJudge(world)
@@ -221,30 +222,16 @@ def _flawed_question(config: QuickstartConfig) -> str:
     return max(heldout_questions(world, 200), key=badness).question
 
 
-def _print_summary(road: _Road, summary: Summary) -> None:
+def _print_summary(road: _Road, summary: Summary, report: EvaluationReport) -> None:
     console, out = road.console, road.out
     console.rule("[bold]What came out[/]", align="left")
-    table = Table(title="omega, in percent of all answers (attainable in brackets)")
-    table.add_column("upstream")
-    for dimension in DIMENSIONS:
-        table.add_column(dimension, justify="right")
-    table.add_column("good answers kept", justify="right")
-    table.add_column("details kept", justify="right")
-    for name, row in summary.upstreams.items():
-        cells = [row["dimensions"][dimension] for dimension in DIMENSIONS]
-        table.add_row(
-            name,
-            *(f"{cell['omega']:+.1f} ({cell['attainable']:.1f})" for cell in cells),
-            f"{100 * row['identity_kept']:.1f} %",
-            f"{100 * row['details_kept']:.1f} %",
-        )
-    console.print(table)
+    show_report(console, report, uri=str(out / "report"))
     served = summary.served
     console.print(f"\n[bold]One request to {escape(served.model)}[/] ({served.outcome})")
     console.print(f"question:   {escape(served.question)}")
     console.print(f"answer:     {escape(served.answer)}")
     console.print(f"correction: {escape(served.reply)}")
-    console.print(f"diff:       {_diff(served.answer, served.reply)}\n")
+    console.print(f"diff:       {markup_diff(served.answer, served.reply)}\n")
     minutes, seconds = divmod(round(summary.seconds["total"]), 60)
     console.print(f"[bold]{summary.model_version}[/] is champion; {minutes} min {seconds} s.")
     console.print(f"report:     {out / 'report' / 'report.html'}")
@@ -260,20 +247,12 @@ def _print_summary(road: _Road, summary: Summary) -> None:
     )
 
 
-def _diff(before: str, after: str) -> str:
-    """Words taken out in red, words put in in green, as rich markup."""
-    old, new = before.split(), after.split()
-    parts: list[str] = []
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
-    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
-        if tag == "equal":
-            parts.append(escape(" ".join(old[i1:i2])))
-            continue
-        if i2 > i1:
-            parts.append(f"[red strike]-{escape(' '.join(old[i1:i2]))}-[/]")
-        if j2 > j1:
-            parts.append(f"[green]+{escape(' '.join(new[j1:j2]))}+[/]")
-    return " ".join(parts)
+def markup_diff(answer: str, correction: str) -> str:
+    """Words taken out in red, words put in in green, as rich markup that reads without colour."""
+    marks = {"same": "{}", "removed": "[red strike]\\[-{}-][/]", "added": "[green]{{+{}+}}[/]"}
+    return "".join(
+        marks[piece.kind].format(escape(piece.text)) for piece in word_diff(answer, correction)
+    )
 
 
 def _short(path: Path) -> str:
