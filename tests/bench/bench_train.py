@@ -4,7 +4,7 @@ Same model, same batches, same number of processes, one thread each. Both groups
 up and take turns, so that a busy machine disturbs them alike; start-up is not counted. The bare
 side is ``torch.nn.parallel.DistributedDataParallel`` over gloo, without Ray and DeepSpeed.
 
-    python tests/bench/bench_train.py [--turns 5] [--steps 12] [--workers 2]
+    python tests/bench/bench_train.py [--turns 5] [--steps 40] [--workers 2]
 """
 
 import argparse
@@ -39,6 +39,7 @@ from aligner_jobs.train.tokenizer import open_files, train_tokenizer
 
 BAR = 0.85
 RATE = 1e-3
+VOCAB = 1024
 
 
 def corpus_of(config: TrainConfig, *, questions: int) -> Corpus:
@@ -48,7 +49,7 @@ def corpus_of(config: TrainConfig, *, questions: int) -> Corpus:
     for question in training_questions(world, questions):
         text = answer(world, "basalt", question)
         rows.append(Triple(question.question, text, correct(world, question, text)))
-    files = train_tokenizer(rows, template=PLAIN, vocab_size=512)
+    files = train_tokenizer(rows, template=PLAIN, vocab_size=VOCAB)
     return tokenise(
         rows,
         split="train",
@@ -67,7 +68,7 @@ def batches_of(config: TrainConfig, corpus: Corpus, steps: int) -> list[IntArray
 
 def new_model(config: TrainConfig) -> torch.nn.Module:
     torch.set_num_threads(1)
-    return build_model(config, vocab_size=512, bos_token_id=1, eos_token_id=2)
+    return build_model(config, vocab_size=VOCAB, bos_token_id=1, eos_token_id=2)
 
 
 # --- ours: in each worker of the group ------------------------------------------------------------
@@ -171,7 +172,7 @@ def bare_turn(processes: list[subprocess.Popen[str]]) -> float:
 
 def measure(config: TrainConfig, *, turns: int, steps: int) -> None:
     """Print the medians of both sides as one BENCH line."""
-    corpus = corpus_of(config, questions=64 * steps * 2)
+    corpus = corpus_of(config, questions=config.global_batch_size * steps * 2)
     tokens = sum(int(corpus.lengths[rows].sum()) for rows in batches_of(config, corpus, steps))
     ours: list[float] = []
     theirs: list[float] = []
@@ -238,7 +239,7 @@ def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--bare", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
@@ -248,11 +249,10 @@ def main() -> None:
         return
     from aligner.config import load
 
-    workers = arguments.workers
+    path, workers = programs.shipped_config("jobs", "train/tiny.yaml"), arguments.workers
+    batch = load(TrainConfig, path).global_batch_size
     config = load(
-        TrainConfig,
-        programs.shipped_config("jobs", "train/tiny.yaml"),
-        [f"num_workers={workers}", f"micro_batch_size={64 // workers}", "global_batch_size=64"],
+        TrainConfig, path, [f"num_workers={workers}", f"micro_batch_size={batch // workers}"]
     )
     measure(config, turns=arguments.turns, steps=arguments.steps)
 
