@@ -89,7 +89,9 @@ def negative_cells(report: EvaluationReport) -> list[str]:
 
 def _share(omega: float, attainable: float) -> float:
     """Omega as percent of the attainable, for the bar in a cell."""
-    return max(0.0, min(100.0, 100 * omega / attainable)) if attainable else 100.0
+    if attainable:
+        return max(0.0, min(100.0, 100 * omega / attainable))
+    return 100.0 if omega >= 0 else 0.0
 
 
 def _examples(rows: Sequence[JudgedRow], upstream: str, count: int) -> Iterator[Example]:
