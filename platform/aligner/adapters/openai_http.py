@@ -131,6 +131,8 @@ class OpenAIChat:
         for attempt in range(1, self._endpoint.max_attempts + 1):
             try:
                 return self._parse(await self._attempt(messages, parameters))
+            except json.JSONDecodeError:
+                raise self._error("malformed", "replied with broken JSON") from None
             except (openai.APIError, TimeoutError) as exc:
                 pause_s = _pause_s(exc, attempt=attempt)
                 if pause_s is None or attempt == self._endpoint.max_attempts:
@@ -139,24 +141,25 @@ class OpenAIChat:
             await self._sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _attempt(self, messages: Messages, parameters: dict[str, Any]) -> bytes:
+    async def _attempt(self, messages: Messages, parameters: dict[str, Any]) -> object:
+        extensions = parameters.get("extra_body", {})
+        plain = {key: value for key, value in parameters.items() if key != "extra_body"}
+        body = {"model": self._endpoint.model, "messages": messages, **plain, **extensions}
         async with asyncio.timeout(self._endpoint.timeout_s):
-            # Raw: building the client's response models costs more than parsing them here.
-            reply = await self._client.chat.completions.with_raw_response.create(
-                model=self._endpoint.model, messages=_untyped(messages), **parameters
-            )
-        content: bytes = reply.content
-        return content
+            # Posted as it is: turning requests and replies into the client's own models would cost
+            # a third of the time that a small machine spends on asking.
+            reply = await self._client.post("/chat/completions", cast_to=object, body=body)
+        # Servers that do not call their JSON by its name have it handed on as text.
+        return json.loads(reply) if isinstance(reply, str) else reply
 
-    def _parse(self, body: bytes) -> list[Completion]:
+    def _parse(self, reply: Any) -> list[Completion]:
         try:
-            raw = json.loads(body)
-            usage = raw.get("usage") or {}
+            usage = reply.get("usage") or {}
             choices = [
                 (choice["message"].get("content"), choice.get("finish_reason"))
-                for choice in raw["choices"]
+                for choice in reply["choices"]
             ]
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError):
             raise self._error("malformed", "replied with no chat completion") from None
         if not choices or not all(isinstance(text, str) for text, _ in choices):
             raise self._error("no_text", "replied without text")
@@ -276,8 +279,3 @@ def _counts(usage: object) -> tuple[int, int]:
         return 0, 0
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     return (prompt if isinstance(prompt, int) else 0, completion if type(completion) is int else 0)
-
-
-def _untyped(messages: Messages) -> Any:
-    """The client types each role apart; ours are checked by whoever receives them."""
-    return messages

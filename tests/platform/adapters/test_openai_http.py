@@ -207,6 +207,27 @@ def test_a_body_that_is_no_completion_has_a_name(script: Script, body: bytes, re
     assert failure_reason(caught.value) == reason
 
 
+def test_broken_json_that_calls_itself_json_has_a_name(script: Script) -> None:
+    script.says(200, b'{"choices": [{"mess', Content_Type="application/json")
+    with pytest.raises(GenerationError) as caught:
+        ask(script)
+    assert failure_reason(caught.value) == "malformed"
+
+
+def test_extensions_of_the_api_stand_beside_the_other_parameters(script: Script) -> None:
+    script.completes("Hello.")
+    sampling = Sampling(top_k=10, seed=3)
+
+    async def asked() -> None:
+        async with OpenAIChat(Endpoint(base_url=script.base_url, model="m")) as chat:
+            await chat.complete(ASKED, sampling)
+
+    run(asked())
+    (request,) = script.requests
+    assert (request["top_k"], request["seed"]) == (10, 3)
+    assert "extra_body" not in request
+
+
 def test_a_slow_reply_is_a_timeout(script: Script) -> None:
     script.delay_s = 0.5
     script.completes("late")
