@@ -26,7 +26,7 @@ def word_diff(answer: str, correction: str) -> list[Piece]:
     removed = added = ""
     for tag, old_from, old_to, new_from, new_to in matcher.get_opcodes():
         gone, come = "".join(old[old_from:old_to]), "".join(new[new_from:new_to])
-        inside = (removed or added) and 0 < old_from and old_to < len(old)
+        inside = (removed or added) and old_to < len(old)
         # Two changed words with a space between them read better as one change.
         if tag != "equal" or (inside and gone.isspace()):
             removed, added = removed + gone, added + come
