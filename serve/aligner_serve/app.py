@@ -35,7 +35,10 @@ def build_with(config: GraphConfig, released: release.Release) -> Application:
         ).bind(config.endpoint(name).model_dump(mode="json"))
         for name, upstream in config.upstreams.items()
     }
-    gateway = serve.deployment(name="gateway", **_options(config, config.gateway))
+    options = _options(config, config.gateway)
+    # Serve lets in a queue's worth more than the gateway works on: room to say no in OpenAI's way.
+    options["max_ongoing_requests"] += config.gateway.max_queued_requests
+    gateway = serve.deployment(name="gateway", **options)
     application: Application = gateway(serve.ingress()(GatewayReplica)).bind(
         config.model_dump(mode="json"),
         released.version,

@@ -46,7 +46,7 @@ def serve(
 ) -> None:
     """Serve upstreams whose answers the Aligner corrects, behind OpenAI's API."""
     from aligner.config import load
-    from aligner.errors import AlignerError
+    from aligner.errors import AlignerError, ConfigError
     from aligner_serve.config import GraphConfig
     from aligner_serve.runtime import require_free_port
 
@@ -55,6 +55,8 @@ def serve(
             overrides = (*overrides, f"port={port}")
         config = load(GraphConfig, path, overrides)
         require_free_port(config.host, config.port)
+        if ready_file is not None and not ready_file.parent.is_dir():
+            raise ConfigError(f"--ready-file: the folder {ready_file.parent} does not exist.")
         _serve(config, ready_file)
     except AlignerError as exc:
         # Here and not only in the `aligner` group: the command also runs by itself.

@@ -14,7 +14,7 @@ from typing import Final, Literal, assert_never
 from aligner_serve.config import FailurePolicy
 
 Outcome = Literal["corrected", "unchanged", "passthrough", "blocked"]
-Stage = Literal["upstream", "corrector"]
+Stage = Literal["gateway", "upstream", "corrector"]
 
 TIMEOUT: Final = "timeout"
 BUSY: Final = "busy"

@@ -5,8 +5,9 @@ from typing import Any
 from fastapi import FastAPI
 
 from aligner_serve.config import GraphConfig
+from aligner_serve.gateway import Gateway
 from aligner_serve.handles import CorrectorHandle, UpstreamHandle
-from aligner_serve.ingress import Gateway, build_api
+from aligner_serve.ingress import build_api
 from aligner_serve.telemetry import RayTelemetry
 
 

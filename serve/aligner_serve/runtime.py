@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import re
@@ -83,9 +84,11 @@ def ray_and_serve(config: GraphConfig) -> Iterator[None]:
         )
         yield
     finally:
-        if started:
-            serve.shutdown()  # type: ignore[no-untyped-call]
-        ray.shutdown()
+        # Ray prints that a task of Serve's controller died with it, which is what was asked for.
+        with contextlib.redirect_stdout(io.StringIO()):
+            if started:
+                serve.shutdown()  # type: ignore[no-untyped-call]
+            ray.shutdown()
 
 
 def deploy(config: GraphConfig, released: Release) -> None:

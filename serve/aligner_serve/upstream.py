@@ -28,3 +28,7 @@ class Upstream:
             return Failed(failure_reason(exc))
         usage = Usage(completion.prompt_tokens, completion.completion_tokens)
         return Answered(completion.text, usage)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._chat.aclose()

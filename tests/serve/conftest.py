@@ -29,6 +29,8 @@ _CONTEXT_TOKENS = 512
 class KnownExport:
     """An export, and the rows that its model knows by heart."""
 
+    seed: int
+    """Of the world that the rows are from."""
     uri: str
     manifest: Manifest
     corrected: Triple
@@ -73,7 +75,7 @@ def known_export(tmp_path_factory: pytest.TempPathFactory) -> KnownExport:
             prompt_fingerprint=PLAIN.fingerprint,
             **provenance(),
         )
-    return KnownExport(uri, manifest, corrected, unchanged, multi_turn)
+    return KnownExport(SEED, uri, manifest, corrected, unchanged, multi_turn)
 
 
 def write_tokenizer(folder: Path, rows: list[Triple]) -> HfTokenizer:
@@ -98,6 +100,8 @@ def write_tokenizer(folder: Path, rows: list[Triple]) -> HfTokenizer:
 def write_model(folder: Path, rows: list[Triple], tokenizer: HfTokenizer) -> None:
     """Train on ``rows`` until they are known by heart."""
     torch.manual_seed(0)
+    # On a busy machine two threads wait for each other longer than they compute.
+    torch.set_num_threads(1)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=512,

@@ -78,7 +78,7 @@ FAILURES = {
 failing = pytest.mark.parametrize(
     ("events", "reason"), FAILURES.values(), ids=lambda value: value if value is str else None
 )
-HURRY = {"correction_timeout_s": 0.05}
+HURRY_S = 0.05
 
 
 def test_a_correction_replaces_the_answer() -> None:
@@ -120,14 +120,14 @@ def test_tokens_of_both_stages_are_added() -> None:
 def test_by_default_the_answer_passes_through_and_the_reason_is_told(
     events: list[Event | float], reason: str
 ) -> None:
-    end = whole(*events, terms=terms(**HURRY))
+    end = whole(*events, terms=terms(correction_timeout_s=HURRY_S))
     assert isinstance(end, Reply)
     assert (end.outcome, end.text, end.reason) == ("passthrough", CANARY, reason)
 
 
 @failing
 def test_a_blocked_answer_does_not_leave(events: list[Event | float], reason: str) -> None:
-    end = whole(*events, terms=terms("block", **HURRY))
+    end = whole(*events, terms=terms("block", correction_timeout_s=HURRY_S))
     assert isinstance(end, Reply)
     assert (end.outcome, end.text, end.reason) == ("blocked", "", reason)
 
@@ -136,7 +136,7 @@ def test_a_blocked_answer_does_not_leave(events: list[Event | float], reason: st
 def test_under_the_policy_error_a_failed_correction_is_an_error(
     events: list[Event | float], reason: str
 ) -> None:
-    end = whole(*events, terms=terms("error", **HURRY))
+    end = whole(*events, terms=terms("error", correction_timeout_s=HURRY_S))
     assert isinstance(end, Trouble)
     assert (end.stage, end.reason) == ("corrector", reason)
 
@@ -145,16 +145,16 @@ def test_under_the_policy_error_a_failed_correction_is_an_error(
 def test_on_a_stream_a_failure_before_the_first_word_ends_as_a_plain_one_does(
     events: list[Event | float], reason: str
 ) -> None:
-    (end,) = pieces(*events, terms=terms(**HURRY))
+    (end,) = pieces(*events, terms=terms(correction_timeout_s=HURRY_S))
     assert isinstance(end, Reply)
     assert (end.outcome, end.text, end.reason) == ("passthrough", CANARY, reason)
 
 
 @pytest.mark.parametrize("policy", ["passthrough", "block", "error"])
 def test_too_much_at_once_is_said_whatever_the_policy(policy: FailurePolicy) -> None:
-    assert whole(Failed("busy"), terms=terms(policy)) == Trouble(
-        "corrector", "busy", seconds=pytest.approx({"upstream": 0, "corrector": 0}, abs=1.0)
-    )
+    end = whole(Failed("busy"), terms=terms(policy))
+    assert isinstance(end, Trouble)
+    assert (end.stage, end.reason) == ("corrector", "busy")
 
 
 def test_a_stream_gives_the_correction_as_it_comes_and_then_the_outcome() -> None:
@@ -174,7 +174,7 @@ def test_leading_white_space_waits_for_the_first_word() -> None:
 def test_half_a_correction_is_never_patched_with_the_answer(
     policy: FailurePolicy, failure: Failed | float
 ) -> None:
-    events = pieces(Delta("half a"), failure, terms=terms(policy, **HURRY))
+    events = pieces(Delta("half a"), failure, terms=terms(policy, correction_timeout_s=HURRY_S))
     assert events[0] == Delta("half a")
     assert isinstance(events[-1], Trouble)
     assert len(events) == 2

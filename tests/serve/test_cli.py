@@ -1,0 +1,86 @@
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CONFIG = """
+base_url: http://127.0.0.1:9/v1
+upstreams: {up: {}}
+aligner:
+  source: {kind: path, uri: nowhere}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "graph.yaml"
+    path.write_text(CONFIG, encoding="utf-8")
+    return path
+
+
+def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "aligner_serve.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence on stderr, with exit code 2 and no traceback."""
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_a_port_in_use_is_told_before_anything_starts(config: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        start = time.monotonic()
+        done = serve("--config", str(config), "--port", str(port))
+    message = refused(done)
+    assert f"port {port}" in message and "--port" in message
+    assert time.monotonic() - start < 10
+
+
+def test_a_host_that_is_not_ours_is_told(config: Path) -> None:
+    assert "192.0.2.1" in refused(serve("--config", str(config), "--set", "host=192.0.2.1"))
+
+
+def test_a_typo_is_told_with_the_key_that_was_meant(config: Path) -> None:
+    message = refused(serve("--config", str(config), "--set", "aligner.tiemout_s=5"))
+    assert "tiemout_s" in message and "timeout_s" in message
+
+
+def test_a_missing_export_is_told_before_ray_starts(config: Path) -> None:
+    message = refused(serve("--config", str(config), "--set", f"port={free_port()}"))
+    assert "nowhere" in message
+
+
+def test_a_ready_file_that_cannot_be_written_is_told_at_once(config: Path, tmp_path: Path) -> None:
+    place = str(tmp_path / "missing" / "ready.json")
+    message = refused(
+        serve("--config", str(config), "--port", str(free_port()), "--ready-file", place)
+    )
+    assert "--ready-file" in message
+
+
+def test_help_imports_neither_ray_nor_torch() -> None:
+    code = (
+        "import sys; from aligner_serve.cli import serve;"
+        "from click.testing import CliRunner; r = CliRunner().invoke(serve, ['--help']);"
+        "assert '--ready-file' in r.output, r.output;"
+        "print([m for m in ('ray', 'torch', 'fastapi', 'mlflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,355 @@
+"""The HTTP API over fakes: what a client sees, status by status."""
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from aligner.generation import Messages, Sampling
+from aligner.records import Turn
+from aligner_serve.config import GraphConfig
+from aligner_serve.gateway import Gateway
+from aligner_serve.ingress import Admission, build_api
+from aligner_serve.pipeline import Answered, Delta, Failed, Finished, Reply, Trouble, Usage
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "openapi.json"
+MODEL = "up+fixer"
+CANARY = "raw answer"
+
+
+class FakeUpstream:
+    """Answers what it is told to, and remembers what it was asked."""
+
+    def __init__(self, answer: Answered | Failed) -> None:
+        self.answer = answer
+        self.asked: list[tuple[Messages, Sampling]] = []
+
+    async def ask(self, messages: Messages, sampling: Sampling) -> Answered | Failed:
+        self.asked.append((messages, sampling))
+        return self.answer
+
+
+class FakeCorrector:
+    """Gives the events that it was made with."""
+
+    def __init__(self, *events: Delta | Finished | Failed) -> None:
+        self.events = events
+        self.asked: list[tuple[str, str, tuple[Turn, ...], bool]] = []
+        self.healthy = True
+
+    async def correct(
+        self, question: str, answer: str, history: Sequence[Turn], *, stream: bool
+    ) -> AsyncGenerator[Delta | Finished | Failed]:
+        self.asked.append((question, answer, tuple(history), stream))
+        for event in self.events:
+            yield event
+
+    async def check_health(self) -> bool:
+        return self.healthy
+
+
+class Ledger:
+    """Telemetry that remembers."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[str, Reply | Trouble]] = []
+
+    def ended(self, end: Reply | Trouble, *, upstream: str) -> None:
+        self.ends.append((upstream, end))
+
+
+class Served:
+    """A gateway over fakes, and a client to it."""
+
+    def __init__(
+        self,
+        *events: Delta | Finished | Failed,
+        answer: Answered | Failed | None = None,
+        on_failure: str = "passthrough",
+    ) -> None:
+        self.upstream = FakeUpstream(answer or Answered(CANARY, Usage(3, 2)))
+        self.corrector = FakeCorrector(*events)
+        self.ledger = Ledger()
+        config = GraphConfig.model_validate(
+            {
+                "base_url": "http://127.0.0.1:9/v1",
+                "upstreams": {"up": {"max_tokens_limit": 100, "sampling": {"max_tokens": 50}}},
+                "aligner": {
+                    "name": "fixer",
+                    "source": {"kind": "path", "uri": "nowhere"},
+                    "on_failure": on_failure,
+                },
+            }
+        )
+        gateway = Gateway(
+            config,
+            version="models:/fixer/3",
+            upstreams={"up": self.upstream},
+            corrector=self.corrector,
+            telemetry=self.ledger,
+        )
+        self.api = build_api(gateway)
+        self.client = TestClient(self.api, raise_server_exceptions=False)
+
+    def chat(self, **changes: Any) -> Any:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "Why?"}], **changes}
+        return self.client.post("/v1/chat/completions", json=body)
+
+    def events(self, **changes: Any) -> list[Any]:
+        response = self.chat(stream=True, **changes)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+        assert lines[-1] == "[DONE]"
+        return [json.loads(line) for line in lines[:-1]]
+
+
+CORRECTED = (Delta("better "), Delta("answer"), Finished(Usage(10, 4)))
+
+
+def text_of(events: list[Any]) -> str:
+    deltas = [event["choices"][0]["delta"] for event in events if "choices" in event]
+    return "".join(delta.get("content") or "" for delta in deltas)
+
+
+def test_a_corrected_answer_comes_as_a_chat_completion() -> None:
+    served = Served(*CORRECTED)
+    response = served.chat()
+    body = response.json()
+    assert response.status_code == 200
+    assert response.headers["x-aligner-outcome"] == "corrected"
+    assert body["object"] == "chat.completion"
+    assert body["choices"][0]["message"]["content"] == "better answer"
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["usage"] == {"prompt_tokens": 13, "completion_tokens": 6, "total_tokens": 19}
+    assert body["aligner"].keys() == {"outcome", "upstream", "version", "similarity", "seconds"}
+    assert body["aligner"]["version"] == "models:/fixer/3"
+    assert CANARY not in response.text
+
+
+def test_the_upstream_gets_all_messages_and_the_corrector_the_turns() -> None:
+    served = Served(*CORRECTED)
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Is it?"},
+        {"role": "assistant", "content": "It is."},
+        {"role": "user", "content": "Why?"},
+    ]
+    served.chat(messages=messages, temperature=0.5)
+    ((sent, sampling),) = served.upstream.asked
+    assert sent == messages
+    assert (sampling.temperature, sampling.max_tokens) == (0.5, 50)
+    history = (Turn("user", "Is it?"), Turn("assistant", "It is."))
+    assert served.corrector.asked == [("Why?", CANARY, history, False)]
+
+
+def test_the_original_is_shown_to_those_who_ask_for_it() -> None:
+    body = Served(*CORRECTED).chat(aligner={"include_original": True}).json()
+    assert body["aligner"]["original"] == CANARY
+
+
+def test_an_answer_that_passes_uncorrected_says_so_and_why() -> None:
+    response = Served(Failed("too_long")).chat()
+    assert response.json()["choices"][0]["message"]["content"] == CANARY
+    assert response.headers["x-aligner-outcome"] == "passthrough"
+    assert response.json()["aligner"]["reason"] == "too_long"
+
+
+@pytest.mark.parametrize("include", [False, True])
+def test_a_withheld_answer_is_withheld_everywhere(include: bool) -> None:
+    served = Served(Failed("timeout"), on_failure="block")
+    response = served.chat(aligner={"include_original": include})
+    body = response.json()
+    assert response.headers["x-aligner-outcome"] == "blocked"
+    assert body["choices"][0]["finish_reason"] == "content_filter"
+    assert body["choices"][0]["message"]["content"] is None
+    assert body["choices"][0]["message"]["refusal"]
+    assert CANARY not in response.text
+    events = served.events(aligner={"include_original": include})
+    assert events[-1]["choices"][0]["finish_reason"] == "content_filter"
+    assert CANARY not in json.dumps(events)
+
+
+def test_a_stream_carries_the_corrected_text_and_ends_with_the_outcome() -> None:
+    events = Served(*CORRECTED).events(stream_options={"include_usage": True})
+    assert text_of(events) == "better answer"
+    assert events[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert [event["choices"][0]["finish_reason"] for event in events] == [None] * 3 + ["stop"]
+    assert events[-1]["aligner"]["outcome"] == "corrected"
+    assert events[-1]["usage"]["total_tokens"] == 19
+    assert CANARY not in json.dumps(events)
+
+
+def test_a_stream_that_could_not_be_corrected_carries_the_answer_once() -> None:
+    served = Served(Failed("unavailable"))
+    events = served.events()
+    assert text_of(events) == CANARY
+    assert events[-1]["aligner"]["outcome"] == "passthrough"
+    assert served.chat(stream=True).headers["x-aligner-outcome"] == "passthrough"
+
+
+def test_a_stream_that_breaks_off_ends_with_an_error_event() -> None:
+    events = Served(Delta("half"), Failed("length")).events()
+    assert text_of(events) == "half"
+    assert events[-1]["error"]["code"] == "corrector_length"
+    assert CANARY not in json.dumps(events)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("reason", "status"), [("refused", 502), ("http_500", 502), ("timeout", 504), ("busy", 429)]
+)
+def test_an_upstream_that_fails_is_an_openai_error(reason: str, status: int, stream: bool) -> None:
+    response = Served(answer=Failed(reason)).chat(stream=stream)
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert error["code"] == f"upstream_{reason}"
+    assert (response.headers.get("retry-after") is not None) is (status == 429)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_under_the_policy_error_a_failed_correction_is_an_openai_error(stream: bool) -> None:
+    response = Served(Failed("too_long"), on_failure="error").chat(stream=stream)
+    assert response.status_code == 502
+    assert response.json()["error"]["code"] == "corrector_too_long"
+    assert CANARY not in response.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"temperature": 9}, "temperature"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"aligner": {"wrong": 1}}, "aligner.wrong"),
+        ({"max_tokens": 101}, "max_tokens"),
+    ],
+)
+def test_a_request_that_is_wrong_is_told_where(changes: dict[str, Any], param: str) -> None:
+    response = Served(*CORRECTED).chat(**changes)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b'{"model": "\\ud800"}', b"\xff"])
+def test_a_body_that_is_no_request_is_an_openai_error(body: bytes) -> None:
+    served = Served(*CORRECTED)
+    for path in ("/v1/chat/completions", "/v1/corrections"):
+        response = served.client.post(path, content=body)
+        assert response.status_code == 400
+        assert response.json()["error"]["message"]
+
+
+def test_an_unknown_model_is_told_which_there_are() -> None:
+    response = Served(*CORRECTED).chat(model="up")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+    assert MODEL in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nope", 404), ("GET", "/v1/chat/completions", 405), ("GET", "/docs", 404)],
+)
+def test_other_routes_are_openai_errors_too(method: str, path: str, status: int) -> None:
+    response = Served(*CORRECTED).client.request(method, path)
+    assert response.status_code == status
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_fault_of_our_own_is_an_error_object_without_its_text() -> None:
+    served = Served(*CORRECTED)
+    served.upstream.ask = None  # type: ignore[method-assign, assignment]
+    response = served.chat()
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "internal_error"
+    assert "NoneType" not in response.text
+
+
+def test_a_correction_can_be_asked_for_alone() -> None:
+    served = Served(*CORRECTED)
+    body = {
+        "question": "Why?",
+        "answer": "Dunno.",
+        "history": [{"role": "user", "content": "Is it?"}],
+    }
+    response = served.client.post("/v1/corrections", json=body)
+    reply = response.json()
+    assert response.status_code == 200
+    assert (reply["correction"], reply["outcome"]) == ("better answer", "corrected")
+    assert response.headers["x-aligner-outcome"] == "corrected"
+    assert served.corrector.asked == [("Why?", "Dunno.", (Turn("user", "Is it?"),), False)]
+    assert served.upstream.asked == []
+    assert reply["aligner"]["seconds"].keys() == {"corrector"}
+
+
+def test_a_correction_by_an_unknown_aligner_is_refused() -> None:
+    served = Served(*CORRECTED)
+    body = {"question": "Why?", "answer": "x", "model": "other"}
+    assert served.client.post("/v1/corrections", json=body).status_code == 404
+    assert served.client.post("/v1/corrections", json={**body, "model": "fixer"}).is_success
+
+
+def test_more_than_the_gateway_should_work_on_is_turned_away() -> None:
+    served = Served(*CORRECTED)
+    served.api.user_middleware.clear()
+    served.api.add_middleware(Admission, limit=0)
+    response = served.chat()
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "1"
+    assert response.json()["error"]["code"] == "gateway_busy"
+    assert served.client.get("/healthz").status_code == 200
+
+
+def test_a_request_that_has_ended_makes_room_for_the_next() -> None:
+    served = Served(*CORRECTED)
+    served.api.user_middleware.clear()
+    served.api.add_middleware(Admission, limit=1)
+    for _ in range(3):
+        assert served.chat().status_code == 200
+        assert served.events()
+        assert served.chat(messages=[]).status_code == 400
+
+
+def test_the_models_are_listed() -> None:
+    body = Served().client.get("/v1/models").json()
+    assert [model["id"] for model in body["data"]] == [MODEL]
+
+
+def test_health_and_readiness_are_two_things() -> None:
+    served = Served()
+    served.corrector.healthy = False
+    assert served.client.get("/healthz").status_code == 200
+    response = served.client.get("/readyz")
+    assert (response.status_code, response.json()["status"]) == (503, "unavailable")
+    served.corrector.healthy = True
+    assert served.client.get("/readyz").status_code == 200
+
+
+def test_every_end_is_counted_once() -> None:
+    served = Served(*CORRECTED)
+    served.chat()
+    served.events()
+    served.client.post("/v1/corrections", json={"question": "q", "answer": "a"})
+    broken = Served(Delta("half"), Failed("length"))
+    broken.events()
+    Served(answer=Failed("refused")).chat()
+    assert [name for name, _ in served.ledger.ends] == ["up", "up", ""]
+    assert [type(end) for _, end in broken.ledger.ends] == [Trouble]
+
+
+def test_the_api_is_the_one_that_was_promised() -> None:
+    """A change of this file is a change of contract, and belongs into the changelog.
+
+    To write it anew, delete it and run this test.
+    """
+    described = json.dumps(Served().api.openapi(), indent=1, sort_keys=True) + "\n"
+    if not GOLDEN.exists():
+        GOLDEN.write_text(described, encoding="utf-8")
+        pytest.fail(f"{GOLDEN} was not there and has been written; look at it and run again")
+    assert described == GOLDEN.read_text(encoding="utf-8")
