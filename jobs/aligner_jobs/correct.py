@@ -6,6 +6,7 @@ training and serving, so that the name of a special token inside a user's text s
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from aligner_jobs.config.evaluate import EngineConfig, EvaluateConfig
 
 Unusable = Literal["too_long", "cut_off", "empty", "engine_error"]
 """Why a correction cannot be used; the answer is returned in its place."""
+
+_REASON: Final = re.compile(r"^\s*(?:[\w.]+\.)?(\w*Error: .+|Value error, .+)$", re.MULTILINE)
+"""How an exception ends its trace, and how pydantic names a value that it refuses."""
 
 _CPU_ENV: Final = {
     # On a CPU vLLM else puts the model in a process of its own behind the engine's, which starts
@@ -128,6 +132,13 @@ def engine_kwargs(engine: EngineConfig, *, context_tokens: int) -> dict[str, Any
     return arguments
 
 
+def reason_in(trace: str) -> str:
+    """The line that says what was wrong, of a worker's whole stack trace as Ray hands it on."""
+    named = [match[1] for match in _REASON.finditer(trace)]
+    lines = trace.strip().splitlines() or ["no reason given"]
+    return (named or lines)[-1].strip().rstrip(".")[:300]
+
+
 def _row(index: int, job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "index": index,
@@ -173,9 +184,8 @@ def _generated(
         for row in processor(dataset).iter_rows():
             yield {**row, "error": row.get("__inference_error__", "")}
     except (ray.exceptions.RayError, RuntimeError) as exc:
-        reason = str(exc).strip().splitlines()[-1][:300]
         raise GenerationError(
-            f"{model}: vLLM could not run this model ({reason}); "
+            f"{model}: vLLM could not run this model ({reason_in(str(exc))}); "
             "see the newest worker log in Ray's session folder."
         ) from exc
 

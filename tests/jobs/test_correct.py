@@ -6,7 +6,14 @@ from aligner.config import validate
 from aligner.prompt import PLAIN
 from aligner.records import Question
 from aligner_jobs.config.evaluate import EngineConfig, EvaluateConfig
-from aligner_jobs.correct import Correction, correct, engine_kwargs, job_of, read_output
+from aligner_jobs.correct import (
+    Correction,
+    correct,
+    engine_kwargs,
+    job_of,
+    read_output,
+    reason_in,
+)
 
 
 class Bytes:
@@ -115,3 +122,20 @@ def test_the_engine_is_told_nothing_about_gpus_on_a_cpu() -> None:
 def test_the_engine_spans_the_gpus_that_it_is_given() -> None:
     arguments = engine_kwargs(EngineConfig(gpus=2), context_tokens=512)
     assert arguments["tensor_parallel_size"] == 2
+
+
+REFUSED = """ray::MapWorker() (pid=7, ip=127.0.0.1)
+  File "vllm/config/model.py", line 1, in create
+pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
+  Value error, The checkpoint has model type `nope`. [type=value_error, input_type=ArgsKwargs]
+    For further information visit https://errors.example/value_error
+"""
+
+
+def test_the_line_with_the_reason_is_found_in_a_trace() -> None:
+    assert reason_in(REFUSED).startswith("Value error, The checkpoint has model type `nope`.")
+    assert reason_in("Traceback:\n  x\nRuntimeError: out of memory.\n") == (
+        "RuntimeError: out of memory"
+    )
+    assert reason_in("The actor died.") == "The actor died"
+    assert reason_in("") == "no reason given"
