@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from ray.exceptions import RayError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.exceptions import BackPressureError, RayServeException
 
 from aligner.generation import Messages, Sampling
 from aligner.records import Turn
@@ -36,7 +36,7 @@ class UpstreamHandle:
             raise
         except BackPressureError:
             return Failed(BUSY)
-        except (RayError, RayServeException, DeploymentUnavailableError):
+        except (RayError, RayServeException):
             return Failed(UNAVAILABLE)
         return answered
 
@@ -63,7 +63,7 @@ class CorrectorHandle:
         except BackPressureError:
             ended = True
             yield Failed(BUSY)
-        except (RayError, RayServeException, DeploymentUnavailableError):
+        except (RayError, RayServeException):
             ended = True
             yield Failed(UNAVAILABLE)
         finally:
@@ -74,6 +74,6 @@ class CorrectorHandle:
         """Whether a replica answers and its engine runs."""
         try:
             await self._handle.check_health.remote()
-        except (RayError, RayServeException, DeploymentUnavailableError):
+        except (RayError, RayServeException):
             return False
         return True
