@@ -51,7 +51,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-6000:]
-    assert "omega, in percent" in done.stdout
+    assert "omega/attainable, in percent" in done.stdout
+    assert "/1 is champion" in done.stdout
     return folder
 
 
