@@ -1,7 +1,11 @@
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from aligner import artefacts, exports
 from aligner.errors import ContractMismatch, DataError
@@ -10,8 +14,8 @@ from aligner.prompt import PLAIN
 from aligner.tracking import ModelVersion
 
 
-def publish(folder: Path, config: dict[str, object] | None = None) -> tuple[str, Manifest]:
-    uri = str(folder / "export")
+def publish(folder: Path | str, config: dict[str, object] | None = None) -> tuple[str, Manifest]:
+    uri = f"{folder}/export"
     with artefacts.staging(uri) as stage:
         content = {"max_position_embeddings": 512} if config is None else config
         (stage.path / "config.json").write_text(json.dumps(content))
@@ -53,3 +57,32 @@ def test_a_version_and_its_export_must_speak_of_the_same(tmp_path: Path) -> None
         exports.require_same(version(uri, **{**same, "export_hash": "00"}), manifest)
     with pytest.raises(ContractMismatch, match="prompt_fingerprint 00"):
         exports.require_same(version(uri, **{**same, "prompt_fingerprint": "00"}), manifest)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """``s3://`` address of a bucket on a real S3-compatible server."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with contextlib.closing(boto3.client("s3")) as client:
+        client.create_bucket(Bucket="models")
+    yield "s3://models"
+    server.stop()
+
+
+def test_an_export_on_s3_is_copied_and_verified(bucket: str, tmp_path: Path) -> None:
+    uri, manifest = publish(f"{bucket}/here")
+    folder = exports.fetch(uri, manifest, into=tmp_path)
+    assert folder.is_relative_to(tmp_path)
+    assert exports.context_tokens(folder) == 512
+
+
+def test_an_export_that_is_gone_from_s3_is_one_sentence(bucket: str, tmp_path: Path) -> None:
+    _, manifest = publish(f"{bucket}/once")
+    with pytest.raises(DataError, match=r"s3://models/elsewhere: cannot be fetched"):
+        exports.fetch(f"{bucket}/elsewhere", manifest, into=tmp_path)
