@@ -1,6 +1,7 @@
 """What every test may count on; fixtures of one area stand in that area's own conftest."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ os.environ.update(
 # A developer's own cluster or tracking server must stay out of it.
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
     os.environ.pop(name, None)
+# Who starts the tests in the background may have Ctrl-C ignored; programs under test inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
