@@ -120,6 +120,8 @@ def tracker() -> WatchedTracker:
 
 def plain_loop(config: TrainConfig, material: Material) -> tuple[dict[str, list[float]], nn.Module]:
     """The same training in a few lines of PyTorch: losses per phase and step, and the model."""
+    # More threads than free cores would spend their time waiting for one another.
+    torch.set_num_threads(1)
     model = build_model(config, vocab_size=_vocab(material), bos_token_id=1, eos_token_id=2)
     settings = config.optimizer
     optimizer = torch.optim.AdamW(
