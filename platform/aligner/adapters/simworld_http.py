@@ -25,7 +25,7 @@ from typing import Any, Final, Self
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -78,6 +78,9 @@ def build_app(seed: int, *, latency_s: float = 0.0, fault_rate: float = 0.0) -> 
             texts = _replies(world, asked)
         except _Refused as refused:
             return _error(refused.status, refused.message, refused.code)
+        except ClientDisconnect:
+            # Whoever asked has been interrupted; nobody reads this.
+            return Response(status_code=499)
         if asked.stream:
             return StreamingResponse(_events(asked, texts), media_type="text/event-stream")
         return _json(_completion(asked, texts))
