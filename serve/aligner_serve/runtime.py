@@ -7,8 +7,10 @@ import logging
 import os
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from aligner.errors import AlignerError, ConfigError
@@ -118,7 +120,7 @@ def deploy(config: GraphConfig, released: Release) -> None:
         if time.monotonic() > deadline:
             raise GraphFailed(
                 f"not every deployment is up after {config.start_timeout_s:g} s; raise "
-                "start_timeout_s, or look into the folder serve/ among Ray's logs."
+                f"start_timeout_s, or look into {_logs()} for the cause."
             )
         time.sleep(_POLL_S)
 
@@ -142,4 +144,12 @@ def _why(overview: Any) -> str:
     # The cause ends the traceback; what Ray adds below it speaks of its own retries.
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Mismatch)\b.*:", line)]
     reason = (errors or lines or ["it gives no reason"])[-1].rstrip(".")
-    return f"{name} does not start: {reason[:500]}; the whole is in serve/ among Ray's logs."
+    return f"{name} does not start: {reason[:500]}; look into {_logs()} for the cause."
+
+
+def _logs() -> str:
+    """Where Ray keeps what the replicas write, on each of its machines."""
+    import ray
+
+    root = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()))
+    return str(root / "ray" / ray.get_runtime_context().get_session_name() / "logs")
