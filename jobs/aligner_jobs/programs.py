@@ -40,8 +40,12 @@ def command(name: str, config: Path, overrides: Sequence[str] = ()) -> list[str]
 
 @contextlib.contextmanager
 def running(arguments: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a program; when the block ends, however it ends, so does the program."""
-    process = subprocess.Popen(arguments, env={**os.environ, **env})
+    """Start a program; when the block ends, however it ends, so does the program.
+
+    It gets a session of its own: Ctrl-C in the terminal reaches this process alone, which passes
+    it on once. A second one would break off what the program does to leave nothing half done.
+    """
+    process = subprocess.Popen(arguments, env={**os.environ, **env}, start_new_session=True)
     try:
         yield process
     finally:
@@ -64,14 +68,13 @@ def run(arguments: Sequence[str], env: Mapping[str, str]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the program to end, insist when it does not; it may be ending already."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + _PATIENCE_S
-    while process.poll() is None and time.monotonic() < deadline:
-        # A second Ctrl-C must not leave the child behind: keep waiting for what remains.
-        with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
-            process.wait(timeout=max(0.1, deadline - time.monotonic()))
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+    """Interrupt the program as Ctrl-C would, and insist when it does not end."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        process.send_signal(number)
+        deadline = time.monotonic() + _PATIENCE_S
+        while process.poll() is None and time.monotonic() < deadline:
+            # Another Ctrl-C must not leave the program behind: keep waiting for what remains.
+            with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.1, deadline - time.monotonic()))

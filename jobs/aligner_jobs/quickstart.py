@@ -104,6 +104,8 @@ def run(config: QuickstartConfig) -> Summary:
     with sigterm_as_interrupt(), contextlib.ExitStack() as stack:
         with road.stage("start", "Ray, and eleven simulated upstreams behind an HTTP API"):
             address = stack.enter_context(ray_session())
+            # Again: starting Ray has put a handler of its own in the place of ours.
+            stack.enter_context(sigterm_as_interrupt())
             simworld = stack.enter_context(SimworldServer(config.seed))
         env = {"RAY_ADDRESS": address}
         _make(road, simworld.base_url, env)

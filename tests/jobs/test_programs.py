@@ -11,13 +11,19 @@ import pytest
 from aligner.errors import ConfigError
 from aligner_jobs import programs
 
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+STUBBORN = """
+import signal, time
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+print("deaf", flush=True)
+time.sleep(600)
+"""
 
 
 def test_a_program_ends_with_its_block() -> None:
     with programs.running([sys.executable, "-c", "import time; time.sleep(600)"], {}) as process:
         assert process.poll() is None
-    assert process.returncode == -signal.SIGTERM
+    assert process.returncode == -signal.SIGINT
 
 
 def test_a_program_that_ignores_the_wish_to_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
