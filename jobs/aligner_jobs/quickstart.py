@@ -6,7 +6,6 @@ and a few ``--set``; this module only walks from one to the next and tells what 
 
 import contextlib
 import json
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -30,7 +29,7 @@ from aligner.worddiff import word_diff
 from aligner_jobs import programs
 from aligner_jobs.config.quickstart import QuickstartConfig
 from aligner_jobs.report_table import show_report
-from aligner_jobs.runtime import free_port, ray_session
+from aligner_jobs.runtime import free_port, ray_session, sigterm_as_interrupt
 
 _MODEL = "simworld-aligner"
 _SERVE_PATIENCE_S = 300.0
@@ -104,8 +103,6 @@ def run(config: QuickstartConfig) -> Summary:
     with sigterm_as_interrupt(), contextlib.ExitStack() as stack:
         with road.stage("start", "Ray, and eleven simulated upstreams behind an HTTP API"):
             address = stack.enter_context(ray_session())
-            # Again: starting Ray has put a handler of its own in the place of ours.
-            stack.enter_context(sigterm_as_interrupt())
             simworld = stack.enter_context(SimworldServer(config.seed))
         env = {"RAY_ADDRESS": address}
         _make(road, simworld.base_url, env)
@@ -261,17 +258,3 @@ def _short(path: Path) -> str:
     """``path`` relative to where the user stands, if it lies below."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-@contextlib.contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Make SIGTERM end the run as Ctrl-C does, so that children are ended too."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

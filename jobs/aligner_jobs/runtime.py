@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 from aligner.runtime_env import (
@@ -13,7 +15,7 @@ from aligner.runtime_env import (
     worker_env,
 )
 
-__all__ = ["dev_runtime_env", "free_port", "ray_session", "worker_env"]
+__all__ = ["dev_runtime_env", "free_port", "ray_session", "sigterm_as_interrupt", "worker_env"]
 
 
 @contextlib.contextmanager
@@ -35,9 +37,28 @@ def ray_session(*, num_cpus: int | None = None, quiet: bool = True) -> Iterator[
         log_to_driver=not quiet,
     )
     try:
-        yield ray.get_runtime_context().gcs_address
+        # Ray has put a handler in place that aborts; what a job has begun must be cleaned up.
+        with sigterm_as_interrupt():
+            yield ray.get_runtime_context().gcs_address
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Make SIGTERM end the block as Ctrl-C does: with everything cleaned up on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _read_settings_again() -> None:

@@ -35,9 +35,9 @@ def test_a_program_that_ignores_the_wish_to_end_is_ended(monkeypatch: pytest.Mon
 
 PARENT = """
 import sys, time
-from aligner_jobs import programs, quickstart
+from aligner_jobs import programs, runtime
 child = [sys.executable, "-c", "import time; time.sleep(600)"]
-with quickstart.sigterm_as_interrupt(), programs.running(child, {}):
+with runtime.sigterm_as_interrupt(), programs.running(child, {}):
     print("up", flush=True)
     time.sleep(600)
 """
