@@ -14,13 +14,12 @@ import pyarrow.fs as pafs
 from aligner import artefacts
 from aligner.config import StrictModel
 from aligner.errors import ConfigError, ContractMismatch, DataError
+from aligner.exports import FINGERPRINT_TAG, HASH_TAG
 from aligner.manifest import Manifest
 from aligner.tracking import ModelVersion, Tracker, TrackingConfig
 from aligner_serve.config import AlignerConfig, FromPath, FromRegistry
 
 _SQLITE: Final = "sqlite:///"
-_FINGERPRINT_TAG: Final = "prompt_fingerprint"
-_HASH_TAG: Final = "export_hash"
 
 
 class Release(StrictModel):
@@ -165,10 +164,10 @@ def _open(tracking: TrackingConfig) -> Tracker:
 
 def _require_tags(found: ModelVersion, manifest: Manifest) -> None:
     """The registry and the export must speak of the same thing."""
-    checks = {_FINGERPRINT_TAG: manifest.prompt_fingerprint, _HASH_TAG: manifest.content_hash}
+    checks = {FINGERPRINT_TAG: manifest.prompt_fingerprint, HASH_TAG: manifest.content_hash}
     for tag, actual in checks.items():
         told = found.tags.get(tag)
-        if told is None and tag == _HASH_TAG:
+        if told is None and tag == HASH_TAG:
             continue
         if told != actual:
             raise ContractMismatch(

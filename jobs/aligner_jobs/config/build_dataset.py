@@ -263,12 +263,9 @@ class BuildDatasetConfig(StrictModel):
             return raw
         filled = dict(raw)
         if isinstance(upstreams := raw.get("upstreams"), dict):
-            filled["upstreams"] = {
-                name: _with_base_url(endpoint, raw["base_url"])
-                for name, endpoint in upstreams.items()
-            }
+            filled["upstreams"] = with_base_url(upstreams, raw["base_url"])
         if isinstance(teacher := raw.get("teacher"), dict) and teacher.get("kind") == "openai":
-            filled["teacher"] = _with_base_url(teacher, raw["base_url"])
+            filled["teacher"] = {"base_url": raw["base_url"], **teacher}
         return filled
 
     @model_validator(mode="after")
@@ -296,5 +293,9 @@ class BuildDatasetConfig(StrictModel):
         return self
 
 
-def _with_base_url(endpoint: Any, base_url: object) -> Any:
-    return {"base_url": base_url, **endpoint} if isinstance(endpoint, dict) else endpoint
+def with_base_url(endpoints: dict[Any, Any], base_url: object) -> dict[Any, Any]:
+    """Unvalidated ``endpoints``, by name, with ``base_url`` where one names none of its own."""
+    return {
+        name: {"base_url": base_url, **one} if isinstance(one, dict) else one
+        for name, one in endpoints.items()
+    }

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from aligner.config import StrictModel
 from aligner.tracking import TrackingConfig
-from aligner_jobs.config.build_dataset import QuestionsSource, Upstream
+from aligner_jobs.config.build_dataset import QuestionsSource, Upstream, with_base_url
 
 _NOT_CONTENT = ("out", "model", "export", "tracking", "base_url", "max_failed_share")
 _TRANSPORT = ("base_url", "api_key_env", "timeout_s", "max_attempts", "max_in_flight")
@@ -179,11 +179,7 @@ class EvaluateConfig(StrictModel):
         upstreams = raw.get("upstreams")
         if not isinstance(upstreams, dict):
             return raw
-        filled = {
-            name: {"base_url": raw["base_url"], **one} if isinstance(one, dict) else one
-            for name, one in upstreams.items()
-        }
-        return {**raw, "upstreams": filled}
+        return {**raw, "upstreams": with_base_url(upstreams, raw["base_url"])}
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:
