@@ -19,12 +19,9 @@ from aligner.errors import AlignerError, DataError, EndpointError, GenerationErr
 from aligner.manifest import Manifest, provenance
 from aligner.tracking import Tracker
 from aligner_jobs import dataset_files, runtime
-from aligner_jobs.config.build_dataset import (
-    BuildDatasetConfig,
-    OpenAITeacher,
-    SimworldSource,
-    SimworldTeacher,
-)
+from aligner_jobs.config.asking import OpenAITeacher, SimworldTeacher
+from aligner_jobs.config.build_dataset import BuildDatasetConfig
+from aligner_jobs.config.sources import SimworldSource
 from aligner_jobs.generate import GAVE_UP, AskTeacher, AskUpstreams, probe
 from aligner_jobs.sources import Piece, listed, pieces
 from aligner_jobs.stages import ROWS_PER_BLOCK, judge, read_piece, teach_simworld

@@ -13,7 +13,7 @@ import pyarrow as pa
 from aligner.adapters.openai_http import OpenAIChat, failure_reason
 from aligner.errors import EndpointError, GenerationError
 from aligner.generation import Completion, Endpoint, Messages, Sampling, chat_messages
-from aligner_jobs.config.build_dataset import OpenAITeacher, Upstream
+from aligner_jobs.config.asking import OpenAITeacher, Upstream
 from aligner_jobs.tables import WORK_SCHEMA, Row, Step, drop, history_of
 
 GAVE_UP: Final = "gave_up_"

@@ -9,7 +9,7 @@ from aligner.errors import DataError
 from aligner.records import Question, Triple, Turn
 from aligner.simworld.questions import training_questions
 from aligner.simworld.world import World
-from aligner_jobs.config.build_dataset import (
+from aligner_jobs.config.sources import (
     PreferenceSource,
     QacSource,
     QuestionsSource,

@@ -10,7 +10,8 @@ from aligner import filters
 from aligner.records import Question
 from aligner.simworld.teacher import correct
 from aligner.simworld.world import World
-from aligner_jobs.config.build_dataset import BuildDatasetConfig, FilterConfig
+from aligner_jobs.config.build_dataset import BuildDatasetConfig
+from aligner_jobs.config.quality import FilterConfig
 from aligner_jobs.json_files import BadRow
 from aligner_jobs.sources import Piece, read
 from aligner_jobs.tables import (

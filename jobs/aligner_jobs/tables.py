@@ -26,7 +26,7 @@ from aligner.records import (
     to_columns,
 )
 
-Step = Literal["read", "answers", "corrections", "filters", "duplicates"]
+Step = Literal["read", "answers", "corrections", "filters", "duplicates", "mix"]
 STEPS: Final[tuple[Step, ...]] = get_args(Step)
 
 WORK_SCHEMA: Final = pa.schema(
@@ -36,10 +36,12 @@ WORK_SCHEMA: Final = pa.schema(
         ("rows", pa.int64()),
         ("step", pa.string()),
         ("reason", pa.string()),
+        ("sketch", pa.binary()),
     ]
 )
 """Columns between stages. ``answer`` and ``correction`` are null until a stage fills them;
-``rows`` is how many rows-to-be (question x upstream x sample) this one stands for."""
+``rows`` is how many rows-to-be (question x upstream x sample) this one stands for, ``sketch``
+what near-duplicates are found by, where they are wanted."""
 
 SET_ASIDE_SCHEMA: Final = pa.schema(
     [
@@ -83,7 +85,7 @@ def drop(row: Row, *, step: Step, reason: str) -> Row:
     fate = {"step": step, "reason": reason}
     # The id only makes the order of these rows the same in every run.
     row_id = content_id(step, reason, row["where"], row["source"], row["upstream"])
-    return {**row, **fate, "row_id": row_id, "answer": None, "correction": None}
+    return {**row, **fate, "row_id": row_id, "answer": None, "correction": None, "sketch": None}
 
 
 def history_of(row: Row) -> tuple[Turn, ...]:
@@ -118,11 +120,15 @@ def mark_duplicates(table: pa.Table, *, previous_id: str | None) -> pa.Table:
     shifted = pa.concat_arrays([pa.array([previous_id], pa.string()), ids[:-1]])
     equal = pc.fill_null(pc.equal(ids, shifted), False)
     duplicate = pc.and_(equal, pc.is_null(table["reason"]))
-    if not pc.any(duplicate).as_py():
+    return mark(table, duplicate, step="duplicates", reason="duplicate")
+
+
+def mark(table: pa.Table, where: pa.BooleanArray, *, step: Step, reason: str) -> pa.Table:
+    """``table`` with the rows ``where`` it is true dropped; none of them was dropped before."""
+    if not pc.any(where).as_py():
         return table
-    for name in ("step", "reason"):
-        value = "duplicates" if name == "step" else "duplicate"
-        column = pc.if_else(duplicate, pa.scalar(value, pa.string()), table[name])
+    for name, value in (("step", step), ("reason", reason)):
+        column = pc.if_else(where, pa.scalar(value, pa.string()), table[name])
         table = table.set_column(table.schema.get_field_index(name), name, column)
     return table
 

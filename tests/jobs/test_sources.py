@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from aligner.errors import DataError
 from aligner.records import Question, Triple, Turn
-from aligner_jobs.config.build_dataset import Source
+from aligner_jobs.config.sources import Source
 from aligner_jobs.json_files import BadRow
 from aligner_jobs.sources import Item, pieces, read
 

@@ -105,7 +105,9 @@ def service(known_export: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.2)
-            yield Service(process, json.loads(ready.read_text()), log)
+            service = Service(process, json.loads(ready.read_text()), log)
+            with service.client:
+                yield service
         finally:
             process.terminate()
             process.wait(timeout=60)

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 
 from aligner.config import StrictModel
 from aligner.tracking import TrackingConfig
-from aligner_jobs.config.build_dataset import QuestionsSource, Upstream, with_base_url
+from aligner_jobs.config.asking import Upstream, with_base_url
+from aligner_jobs.config.sources import QuestionsSource
 
 _NOT_CONTENT = ("out", "model", "export", "tracking", "base_url", "max_failed_share")
 _TRANSPORT = ("base_url", "api_key_env", "timeout_s", "max_attempts", "max_in_flight")
