@@ -10,6 +10,7 @@ the engine runs and nowhere else: hence a class of ours around ``LLMServer``, ra
 """
 
 import json
+import os
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -144,6 +145,10 @@ class Corrector:
 
 def _server(aligner: AlignerConfig, folder: str, context_tokens: int) -> Any:
     """Ray's server for the engine, not started yet."""
+    if not aligner.engine.num_gpus:
+        # On a CPU vLLM else puts the model in a process of its own behind the engine's, which
+        # starts as slowly as the engine itself. It reads this while it is imported.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
     from ray.serve.llm import LLMConfig
     from ray.serve.llm.deployment import LLMServer
