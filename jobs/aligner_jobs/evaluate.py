@@ -13,7 +13,7 @@ from rich.console import Console
 from aligner import artefacts
 from aligner.errors import DataError
 from aligner.judging import DIMENSIONS, Judge
-from aligner.manifest import Manifest, Parent, provenance
+from aligner.manifest import PAGE_FILE, Manifest, Parent, provenance
 from aligner.reports import (
     REPORT_FILE,
     EvaluationReport,
@@ -31,7 +31,7 @@ from aligner_jobs.config.evaluate import EvaluateConfig
 from aligner_jobs.correct import Correction, correct, job_of
 from aligner_jobs.generate import probe
 from aligner_jobs.questioning import Answers, QuestionSet, ask, load_questions
-from aligner_jobs.report_html import HTML_FILE, write_html
+from aligner_jobs.report_html import write_html
 from aligner_jobs.report_table import show_report
 from aligner_jobs.subject import Subject, open_subject
 from aligner_jobs.terminal import progress_bar, quiet_ray_data
@@ -213,7 +213,7 @@ def _write(
     text = report.model_dump_json(indent=2) + "\n"
     (folder / REPORT_FILE).write_text(text, encoding="utf-8")
     pq.write_table(_table(rows), folder / JUDGEMENTS_FILE)
-    write_html(report, rows, folder / HTML_FILE, examples=examples)
+    write_html(report, rows, folder / PAGE_FILE, examples=examples)
 
 
 def _table(rows: Sequence[JudgedRow]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: no script, no network, light and dark."""
+"""The report of an evaluation as one HTML page."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,15 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-import jinja2
 from markupsafe import Markup
 
 from aligner.judging import DIMENSIONS
 from aligner.reports import EvaluationReport, JudgedRow
 from aligner.worddiff import Piece, word_diff
+from aligner_jobs.report_page import rendered
 from aligner_jobs.report_plots import before_after_svg, changes_svg
-
-HTML_FILE: Final = "report.html"
 
 _LOSS: Final = ((0, "#f4f4f4"), (20, "#fee0b6"), (45, "#fdb863"), (70, "#e08214"), (100, "#b35806"))
 _WIN: Final = ((0, "#f4f4f4"), (20, "#d1e5f0"), (45, "#92c5de"), (70, "#4393c3"), (100, "#2166ac"))
@@ -48,16 +46,9 @@ def write_html(
 
 
 def render(report: EvaluationReport, rows: Sequence[JudgedRow], *, examples: int) -> str:
-    """The page as text. Everything that comes from outside is escaped by the template engine."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("aligner_jobs", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["signed"] = lambda value: f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
-    return environment.get_template("report.html.j2").render(
+    """The page as text."""
+    return rendered(
+        "report.html.j2",
         report=report,
         overall=report.overall,
         dimensions=DIMENSIONS,

@@ -8,7 +8,7 @@ AlignerError
 │   └── EndpointError    the endpoint itself does not answer or refuses    (start it, fix the key)
 ├── TrackingError        the tracking server or its database fails us      (start it, fix the URI)
 ├── TrainingError        a training run cannot go on                       (see the sentence)
-└── GateRefused          a promotion was measured and found wanting        (train a better one)
+└── GateRefused          a model or a dataset was found wanting            (make a better one)
 
 Each takes one finished sentence that says where, what and the remedy, and nothing else: without
 an ``__init__`` of their own they survive pickling between Ray processes with their class intact.
@@ -50,6 +50,6 @@ class TrainingError(AlignerError):
 
 
 class GateRefused(AlignerError):
-    """The measured model does not pass the gate; an honest outcome, not a usage error."""
+    """A model or a dataset was measured and does not pass; an honest outcome, no usage error."""
 
     exit_code = 1

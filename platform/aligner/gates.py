@@ -1,4 +1,4 @@
-"""The gate before promotion: thresholds on an evaluation, each a named check with its numbers."""
+"""Gates: thresholds on an evaluation or on a dataset, each a named check with its numbers."""
 
 from dataclasses import dataclass
 
@@ -51,6 +51,23 @@ class Check:
         return f"{self.name}: {self.measured:.4g}{place}, {comparison} {self.threshold:.4g} needed"
 
 
+def at_least(name: str, measured: float, threshold: float, *, where: str = "") -> Check:
+    """A check that ``measured`` passes from ``threshold`` on."""
+    return Check(
+        name=name,
+        measured=measured,
+        threshold=threshold,
+        # Not the negation of "less": a measurement that is not a number must not pass.
+        passed=measured >= threshold,
+        where=where,
+    )
+
+
+def at_most(name: str, measured: float, threshold: float, *, where: str = "") -> Check:
+    """A check that ``measured`` passes up to ``threshold``."""
+    return Check(name, measured, threshold, passed=measured <= threshold, where=where)
+
+
 def run_gate(report: EvaluationReport, gate: Gate) -> tuple[Check, ...]:
     """Hold ``report`` against every threshold of ``gate``, in the order of its fields."""
     overall = report.overall
@@ -66,19 +83,14 @@ def run_gate(report: EvaluationReport, gate: Gate) -> tuple[Check, ...]:
     fewest, least_judged = min((upstream.n, name) for name, upstream in report.upstreams.items())
     return (
         *(
-            _at_least(f"min_omega_of_attainable/{dimension}", share, gate.min_omega_of_attainable)
+            at_least(f"min_omega_of_attainable/{dimension}", share, gate.min_omega_of_attainable)
             for dimension, share in shares
         ),
-        _at_least("min_cell_omega", worst_omega, gate.min_cell_omega, where=worst_cell),
-        _at_least("min_identity_kept", overall.identity_kept, gate.min_identity_kept),
-        _at_least("min_details_kept", overall.details_kept, gate.min_details_kept),
-        Check(
-            name="max_passthrough_share",
-            measured=overall.passthrough_share,
-            threshold=gate.max_passthrough_share,
-            passed=overall.passthrough_share <= gate.max_passthrough_share,
-        ),
-        _at_least("min_rows_per_upstream", fewest, gate.min_rows_per_upstream, where=least_judged),
+        at_least("min_cell_omega", worst_omega, gate.min_cell_omega, where=worst_cell),
+        at_least("min_identity_kept", overall.identity_kept, gate.min_identity_kept),
+        at_least("min_details_kept", overall.details_kept, gate.min_details_kept),
+        at_most("max_passthrough_share", overall.passthrough_share, gate.max_passthrough_share),
+        at_least("min_rows_per_upstream", fewest, gate.min_rows_per_upstream, where=least_judged),
     )
 
 
@@ -87,14 +99,3 @@ def _share(omega: float, attainable: float) -> float:
     if attainable > 0:
         return omega / attainable
     return 1.0 if omega >= 0 else -1.0
-
-
-def _at_least(name: str, measured: float, threshold: float, *, where: str = "") -> Check:
-    return Check(
-        name=name,
-        measured=measured,
-        threshold=threshold,
-        # Not the negation of "less": a measurement that is not a number must not pass.
-        passed=measured >= threshold,
-        where=where,
-    )

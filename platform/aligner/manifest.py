@@ -17,6 +17,8 @@ from aligner.prompt import PromptTemplate
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
+PAGE_FILE = "report.html"
+"""Shows people what is in an artefact and how the run went that made it; no part of its content."""
 
 Kind = Literal["dataset", "export", "report"]
 
@@ -89,11 +91,12 @@ class Manifest(StrictModel):
     @property
     def content_hash(self) -> str:
         """SHA-256 over kind, prompt and files: equal content has an equal hash, whenever made."""
+        files = {name: one.sha256 for name, one in sorted(self.files.items()) if name != PAGE_FILE}
         content = {
             "kind": self.kind,
             "schema_version": self.schema_version,
             "prompt_fingerprint": self.prompt_fingerprint,
-            "files": {path: entry.sha256 for path, entry in sorted(self.files.items())},
+            "files": files,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

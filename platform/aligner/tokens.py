@@ -79,3 +79,11 @@ def encode_example(row: Triple, *, template: PromptTemplate, tokenizer: Tokenize
         ),
         target_ids=[*tokenizer.encode(row.correction), tokenizer.eos_token_id],
     )
+
+
+def fitness(example: Example, *, max_tokens: int) -> str:
+    """``"keep"`` or the reason why ``example`` cannot be trained on."""
+    if len(example) > max_tokens:
+        return "too_long"
+    # Without any token before it, the first of the correction cannot be predicted.
+    return "keep" if example.prompt_ids else "empty_prompt"

@@ -21,6 +21,7 @@ from typing import Any, cast
 import torch
 from torch import distributed
 
+from aligner.adapters.hf_tokenizer import open_files
 from aligner.prompt import PLAIN
 from aligner.records import Triple
 from aligner.simworld.profiles import answer
@@ -35,7 +36,7 @@ from aligner_jobs.train.engine import start_engine, train_step
 from aligner_jobs.train.heldout import Group
 from aligner_jobs.train.model import build_model
 from aligner_jobs.train.objectives import correction_loss_sum
-from aligner_jobs.train.tokenizer import open_files, train_tokenizer
+from aligner_jobs.train.tokenizer import train_tokenizer
 
 BAR = 0.85
 RATE = 1e-3

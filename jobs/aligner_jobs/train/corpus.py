@@ -14,7 +14,7 @@ from aligner.manifest import FunnelStep
 from aligner.prompt import PromptTemplate
 from aligner.records import Triple, from_columns
 from aligner.splits import unit_hash
-from aligner.tokens import Example, Tokenizer, encode_example
+from aligner.tokens import Tokenizer, encode_example, fitness
 from aligner_jobs.train.batches import Corpus
 
 
@@ -46,7 +46,7 @@ def tokenise(
 ) -> Tokenised:
     """Encode ``rows``; one of more than ``max_length_tokens`` is set aside, never cut."""
     examples = [encode_example(row, template=template, tokenizer=tokenizer) for row in rows]
-    verdicts = [_verdict(example, max_length_tokens=max_length_tokens) for example in examples]
+    verdicts = [fitness(example, max_tokens=max_length_tokens) for example in examples]
     dropped = Counter(verdict for verdict in verdicts if verdict != "keep")
     kept = [example for example, v in zip(examples, verdicts, strict=True) if v == "keep"]
     return Tokenised(
@@ -63,14 +63,6 @@ def tokenise(
 def sample(rows: list[Triple], size: int) -> list[Triple]:
     """``size`` of ``rows`` by content hash: the same rows whatever their order."""
     return sorted(rows, key=lambda row: unit_hash(row.row_id, salt="sample"))[:size]
-
-
-def _verdict(example: Example, *, max_length_tokens: int) -> str:
-    """``"keep"`` or the reason why ``example`` cannot be trained on."""
-    if len(example) > max_length_tokens:
-        return "too_long"
-    # Without any token before it, the first of the correction cannot be predicted.
-    return "keep" if example.prompt_ids else "empty_prompt"
 
 
 def _rows(filesystem: pafs.FileSystem, path: str, *, where: str) -> Iterator[Triple]:

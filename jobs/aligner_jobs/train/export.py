@@ -6,11 +6,10 @@ from typing import Any
 import torch
 
 from aligner import artefacts
-from aligner.adapters.hf_tokenizer import HfTokenizer
+from aligner.adapters.hf_tokenizer import HfTokenizer, write_files
 from aligner.manifest import Manifest, provenance
 from aligner_jobs.config.train import TrainConfig
 from aligner_jobs.train.material import Material
-from aligner_jobs.train.tokenizer import write_files
 
 _SHARD = "5GB"
 

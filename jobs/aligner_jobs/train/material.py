@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aligner import artefacts
+from aligner.adapters.hf_tokenizer import TokenizerFiles, open_files, read_files
 from aligner.errors import ConfigError, ContractMismatch, DataError
 from aligner.manifest import FILE_NAME, FunnelStep, Manifest, Parent
 from aligner.prompt import PromptTemplate
@@ -13,12 +14,7 @@ from aligner_jobs.config.train import PhaseName, PretrainedModel, ScratchModel, 
 from aligner_jobs.train.batches import Corpus
 from aligner_jobs.train.corpus import Tokenised, read_rows, sample, tokenise
 from aligner_jobs.train.model import local_folder, max_positions, require_safetensors
-from aligner_jobs.train.tokenizer import (
-    TokenizerFiles,
-    open_files,
-    read_files,
-    train_tokenizer,
-)
+from aligner_jobs.train.tokenizer import train_tokenizer
 
 PHASES: tuple[PhaseName, ...] = ("warmup", "correction")
 _SPLITS: Mapping[PhaseName, str] = {"warmup": "warmup", "correction": "train"}

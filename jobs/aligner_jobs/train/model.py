@@ -1,8 +1,6 @@
 """The model that is trained: a new one of Llama's shape, or a checkpoint's."""
 
 import json
-import os
-import re
 from pathlib import Path
 from typing import Any, assert_never, cast
 
@@ -10,9 +8,9 @@ import torch
 from torch import nn
 
 from aligner.errors import DataError
+from aligner_jobs import hub
 from aligner_jobs.config.train import PretrainedModel, ScratchModel, TrainConfig
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -53,23 +51,8 @@ def local_folder(spec: PretrainedModel) -> Path:
     Raises:
         DataError: There is no such folder and no such model to be had.
     """
-    if (folder := Path(spec.path)).is_dir():
-        return folder
-    if not _HUB_ID.fullmatch(spec.path):
-        raise DataError(f"model.path={spec.path}: there is no such folder; check the path.")
-    # Only a hub id needs the hub's client.
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.model"]
-    try:
-        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=patterns))
-    except (OSError, ValueError) as exc:
-        reason = type(exc).__name__
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        raise DataError(
-            f"model.path={spec.path}: is no folder here, and the hub gave nothing: "
-            f"{reason}{offline}; check the path."
-        ) from None
+    patterns = ("*.json", "*.safetensors", "*.model")
+    return hub.local_folder(spec.path, key="model.path", patterns=patterns, revision=spec.revision)
 
 
 def require_safetensors(folder: Path) -> None:

@@ -1,14 +1,12 @@
-"""The tokenizer of a new model, trained on the dataset, and a tokenizer's files as a value."""
+"""The tokenizer of a new model, trained on the dataset."""
 
 import json
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from aligner.adapters.hf_tokenizer import TOKENIZER_FILE, HfTokenizer
+from aligner.adapters.hf_tokenizer import TOKENIZER_FILE, TokenizerFiles
 from aligner.prompt import PromptTemplate
 from aligner.records import Triple
 
@@ -16,21 +14,9 @@ PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 SPECIAL: Final = (PAD, BOS, EOS)
 """Of a new model, with the ids 0, 1 and 2."""
 
-_NAMES: Final = (
-    TOKENIZER_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "config.json",
-    "generation_config.json",
-)
-
 # A word takes the space before it along; digits stand alone, so that numbers are copied digit by
 # digit; runs of punctuation and of white space are pieces of their own.
 _PIECES: Final = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-TokenizerFiles = Mapping[str, bytes]
-"""A tokenizer's folder as a value: name to content; small enough to send to every worker."""
 
 
 def train_tokenizer(
@@ -66,29 +52,6 @@ def train_tokenizer(
         TOKENIZER_FILE: backend.to_str(pretty=True).encode(),
         "tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode(),
     }
-
-
-def read_files(folder: Path) -> TokenizerFiles:
-    """A tokenizer's files, and the model's config files that name its special ids."""
-    return {name: (folder / name).read_bytes() for name in _NAMES if (folder / name).is_file()}
-
-
-def write_files(files: TokenizerFiles, folder: Path, *, overwrite: bool = True) -> None:
-    """The inverse of :func:`read_files`."""
-    for name, content in files.items():
-        if overwrite or not (folder / name).exists():
-            (folder / name).write_bytes(content)
-
-
-def open_files(files: TokenizerFiles) -> HfTokenizer:
-    """The tokenizer that ``files`` hold.
-
-    Raises:
-        DataError: They hold none, or one without EOS.
-    """
-    with tempfile.TemporaryDirectory(prefix="aligner-tokenizer-") as folder:
-        write_files(files, Path(folder))
-        return HfTokenizer.load(folder)
 
 
 def _texts(rows: Sequence[Triple], template: PromptTemplate) -> Iterator[str]:

@@ -9,6 +9,7 @@ import ray
 import torch
 from ray import train as ray_train
 
+from aligner.adapters.hf_tokenizer import open_files
 from aligner.errors import AlignerError, TrainingError
 from aligner_jobs.config.train import PhaseName, TrainConfig
 from aligner_jobs.train import checkpoint, export
@@ -19,7 +20,6 @@ from aligner_jobs.train.material import PHASES, Material
 from aligner_jobs.train.model import build_model
 from aligner_jobs.train.progress import News
 from aligner_jobs.train.schedule import learning_rate
-from aligner_jobs.train.tokenizer import open_files
 
 
 @dataclass(frozen=True, slots=True)

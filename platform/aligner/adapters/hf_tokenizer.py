@@ -4,8 +4,10 @@ It loads in milliseconds and draws in neither torch nor transformers, so that ev
 serving render and encode exactly as training did, wherever they run.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from aligner.errors import DataError
 TOKENIZER_FILE = "tokenizer.json"
 _NAME_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 _ID_FILES = ("config.json", "generation_config.json")
+
+TokenizerFiles = Mapping[str, bytes]
+"""A tokenizer's folder as a value: name to content; small enough to send to every worker."""
 
 
 class HfTokenizer:
@@ -80,6 +85,38 @@ class HfTokenizer:
     def decode(self, ids: list[int]) -> str:
         """Text of ``ids`` without special tokens."""
         return str(self._backend.decode(ids, skip_special_tokens=True))
+
+
+def read_files(folder: Path) -> TokenizerFiles:
+    """A tokenizer's files, and the model's config files that name its special ids."""
+    names = (TOKENIZER_FILE, *_NAME_FILES, "added_tokens.json", *_ID_FILES)
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+
+
+def write_files(files: TokenizerFiles, folder: Path, *, overwrite: bool = True) -> None:
+    """The inverse of :func:`read_files`."""
+    for name, content in files.items():
+        if overwrite or not (folder / name).exists():
+            (folder / name).write_bytes(content)
+
+
+def open_files(files: TokenizerFiles) -> HfTokenizer:
+    """The tokenizer that ``files`` hold.
+
+    Raises:
+        DataError: They hold none, or one without EOS.
+    """
+    with tempfile.TemporaryDirectory(prefix="aligner-tokenizer-") as folder:
+        write_files(files, Path(folder))
+        return HfTokenizer.load(folder)
+
+
+def hash_files(files: TokenizerFiles) -> str:
+    """SHA-256 over names and contents."""
+    digest = hashlib.sha256()
+    for name, content in sorted(files.items()):
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def _special_id(folder: Path, backend: tokenizers.Tokenizer, which: str) -> int | None:

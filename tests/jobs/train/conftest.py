@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from aligner import artefacts
+from aligner.adapters.hf_tokenizer import open_files
 from aligner.adapters.memory_tracker import MemoryRun, MemoryTracker
 from aligner.prompt import PLAIN, PromptTemplate
 from aligner.records import TRIPLE_SCHEMA, Triple, to_columns
@@ -26,7 +27,6 @@ from aligner_jobs.train.material import Material
 from aligner_jobs.train.model import build_model
 from aligner_jobs.train.objectives import correction_loss_sum
 from aligner_jobs.train.schedule import learning_rate
-from aligner_jobs.train.tokenizer import open_files
 
 WriteDataset = Callable[..., str]
 

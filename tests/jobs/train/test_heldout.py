@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 
+from aligner.adapters.hf_tokenizer import open_files
 from aligner.prompt import PLAIN
 from aligner.records import Triple
 from aligner.tokens import encode_prompt
 from aligner_jobs.config.train import Heldout, ScratchModel, TrainConfig
 from aligner_jobs.train.heldout import Group, unchanged_rate
-from aligner_jobs.train.tokenizer import open_files, train_tokenizer
+from aligner_jobs.train.tokenizer import train_tokenizer
 
 ROWS = [Triple(f"What is {i}?", "It is " + "so " * i + "true.", "No.") for i in range(5)]
 TOKENIZER = open_files(train_tokenizer(ROWS, template=PLAIN, vocab_size=300))

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from aligner import artefacts
+from aligner.adapters.hf_tokenizer import write_files
 from aligner.errors import AlignerError, ConfigError, ContractMismatch, DataError
 from aligner.prompt import PLAIN, B, PromptTemplate
 from aligner.records import Triple
 from aligner_jobs.config.train import Model, PretrainedModel, ScratchModel, TrainConfig
 from aligner_jobs.train.material import Material, prepare
-from aligner_jobs.train.tokenizer import train_tokenizer, write_files
+from aligner_jobs.train.tokenizer import train_tokenizer
 
 WriteDataset = Callable[..., str]
 SCRATCH = ScratchModel(kind="scratch", vocab_size=300)

@@ -6,10 +6,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aligner.adapters.hf_tokenizer import open_files
 from aligner.prompt import PLAIN
 from aligner.records import Triple, Turn
 from aligner.tokens import IGNORED, encode_example
-from aligner_jobs.train.tokenizer import SPECIAL, open_files, train_tokenizer
+from aligner_jobs.train.tokenizer import SPECIAL, train_tokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "train_examples.json"
 THREE = [
