@@ -67,7 +67,7 @@ def validate(model: type[ModelT], raw: object, *, where: str) -> ModelT:
     try:
         return model.model_validate(raw)
     except ValidationError as exc:
-        problems = "; ".join(_sentence(model, error) for error in exc.errors())
+        problems = "; ".join(_sentence(model, raw, error) for error in exc.errors())
         raise ConfigError(f"{where}: {problems}.") from None
 
 
@@ -89,8 +89,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     node[leaf] = value
 
 
-def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "the whole"
+def _sentence(model: type[BaseModel], raw: object, error: ErrorDetails) -> str:
+    key = _written_key(raw, error["loc"]) or "the whole"
     if error["type"] == "extra_forbidden":
         wrong = str(error["loc"][-1])
         near = difflib.get_close_matches(wrong, sorted(set(_field_names(model))), n=1)
@@ -100,6 +100,20 @@ def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
         return f"key {key!r} is missing, add it"
     message = error["msg"].removeprefix("Value error, ").rstrip(".")
     return f"key {key!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _written_key(raw: object, loc: tuple[int | str, ...]) -> str:
+    """``loc`` as the user wrote it: pydantic also names which member of a union it tried."""
+    parts, node = [], raw
+    for part in loc[:-1]:
+        if isinstance(node, dict) and part in node:
+            node = node[part]
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        else:
+            continue
+        parts.append(part)
+    return ".".join(str(part) for part in (*parts, *loc[-1:]))
 
 
 def _field_names(model: type[BaseModel]) -> Iterator[str]:

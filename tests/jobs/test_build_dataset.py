@@ -128,7 +128,7 @@ def require_sound(folder: Path) -> Manifest:
 @pytest.mark.parametrize(
     ("sets", "parts"),
     [
-        (["sources.qac.pth=x"], ["qac.yaml", "pth", "did you mean 'path'"]),
+        (["sources.qac.pth=x"], ["qac.yaml", "'sources.qac.pth'", "did you mean 'path'"]),
         (["fliters.max_chars=5"], ["'fliters'", "did you mean 'filters'"]),
         (["sources.qac.path=missing.json"], ["missing.json", "no such file", "correct"]),
     ],

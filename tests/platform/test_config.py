@@ -1,6 +1,8 @@
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
 
 from aligner.config import StrictModel, load, validate_overrides
 from aligner.errors import ConfigError
@@ -16,6 +18,20 @@ class Example(StrictModel):
     """Folder."""
     seed: int = 0
     optimiser: Optimiser = Optimiser()
+
+
+class Square(StrictModel):
+    kind: Literal["square"]
+    side: float
+
+
+class Circle(StrictModel):
+    kind: Literal["circle"]
+    radius: float
+
+
+class Shapes(StrictModel):
+    shapes: dict[str, Annotated[Square | Circle, Field(discriminator="kind")]]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -38,6 +54,21 @@ def test_a_typo_names_file_and_key_and_suggests_the_right_one(tmp_path: Path) ->
     assert str(path) in message
     assert "optimiser.learning_rat" in message
     assert "did you mean 'learning_rate'" in message
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("{kind: circle, radus: 1, radius: 1}", "'shapes.circle.radus' is unknown"),
+        ("{kind: circle}", "'shapes.circle.radius' is missing"),
+        ("{kind: circle, radius: wide}", "'shapes.circle.radius': "),
+    ],
+)
+def test_a_key_inside_a_closed_choice_is_named_as_it_was_written(
+    tmp_path: Path, keys: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(Shapes, write(tmp_path, f"shapes:\n  circle: {keys}\n"))
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
