@@ -102,15 +102,13 @@ def _sentence(model: type[BaseModel], raw: object, error: ErrorDetails) -> str:
     return f"key {key!r}: {message[:1].lower()}{message[1:]}"
 
 
-def _written_key(raw: object, loc: tuple[int | str, ...]) -> str:
+def _written_key(raw: Any, loc: tuple[int | str, ...]) -> str:
     """``loc`` as the user wrote it: pydantic also names which member of a union it tried."""
-    parts, node = [], raw
+    parts = []
     for part in loc[:-1]:
-        if isinstance(node, dict) and part in node:
-            node = node[part]
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-            node = node[part]
-        else:
+        try:
+            raw = raw[part]
+        except (KeyError, IndexError, TypeError):
             continue
         parts.append(part)
     return ".".join(str(part) for part in (*parts, *loc[-1:]))
