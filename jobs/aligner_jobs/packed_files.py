@@ -3,7 +3,7 @@
 import functools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +53,17 @@ class Packs:
         self.packs += other.packs
         self.tokens += other.tokens
         self.set_aside += other.set_aside
+
+    def facts(self, *, max_tokens: int) -> dict[str, Any]:
+        """For the manifest."""
+        room = self.packs * max_tokens
+        return {
+            "documents": self.documents,
+            "packs": self.packs,
+            "tokens": self.tokens,
+            "fill_rate": round(self.tokens / room, 4) if room else 0.0,
+            "set_aside": dict(sorted(self.set_aside.items())),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +115,7 @@ def write_packs(
             writer.write(table)
             total.add(packs)
         writer.close()
-        fill = total.tokens / (total.packs * config.max_tokens) if total.packs else 0.0
-        splits[split] = {**asdict(total), "fill_rate": round(fill, 4)}
+        splits[split] = total.facts(max_tokens=config.max_tokens)
     return {
         "tokenizer": config.tokenizer,
         "tokenizer_hash": hash_files(files),
