@@ -6,26 +6,34 @@ import functools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 from rich.console import Console
 
 from aligner import artefacts
-from aligner.errors import AlignerError, DataError, EndpointError, GenerationError
+from aligner.decontamination import LeakIndex
+from aligner.errors import AlignerError, DataError
 from aligner.manifest import Manifest, provenance
 from aligner.tracking import Tracker
-from aligner_jobs import dataset_files, runtime
-from aligner_jobs.config.asking import OpenAITeacher, SimworldTeacher
+from aligner_jobs import dataset_files, decontaminate, near_duplicates, runtime
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
 from aligner_jobs.config.sources import SimworldSource
-from aligner_jobs.generate import GAVE_UP, AskTeacher, AskUpstreams, probe
+from aligner_jobs.config.teaching import OpenAITeacher, SimworldTeacher
+from aligner_jobs.dataset_files import FindNear
+from aligner_jobs.dataset_output import Output
+from aligner_jobs.decontaminate import drop_leaks
+from aligner_jobs.endpoints import endpoints, require_alive, require_replies
+from aligner_jobs.generate import AskUpstreams, probe
+from aligner_jobs.judging import AskJudge
+from aligner_jobs.redacting import redact_rows
 from aligner_jobs.sources import Piece, listed, pieces
-from aligner_jobs.stages import ROWS_PER_BLOCK, judge, read_piece, teach_simworld
+from aligner_jobs.stages import ROWS_PER_BLOCK, judge, read_piece, sketch
 from aligner_jobs.tables import STEPS, Step, Tally
+from aligner_jobs.teaching import AskTeachers, teach_simworld
 from aligner_jobs.terminal import progress_bar, quiet_ray_data, show_funnel
 
 _ROWS_PER_BATCH: Final = 32
@@ -49,13 +57,16 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
             something else stands at ``out``.
         EndpointError: An upstream or the teacher does not answer.
         GenerationError: Too many of their replies failed.
+        GateRefused: The rows as a whole are not fit to train on; a page beside ``out`` says why.
     """
     console = Console()
     if (found := _published(config)) is not None:
         console.print(f"{config.out}: built already with these settings; nothing to do.")
         return BuildResult(config.out, found, reused=True)
     work = [piece for name, source in config.sources.items() for piece in pieces(name, source)]
-    asyncio.run(probe(_endpoints(config)))
+    output = Output.prepare(config)
+    leaks = decontaminate.index(config)
+    asyncio.run(probe(endpoints(config)))
     started = time.monotonic()
     quiet_ray_data()
     with (
@@ -65,12 +76,22 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
         record.log_params(config.model_dump(mode="json"))
         with runtime.ray_session(), _errors_of_workers():
             tally, counts = dataset_files.write(
-                _tables(_finished(config, work), config),
+                _tables(_sketched(_finished(config, work, leaks), config), config),
                 stage.path,
                 heldout_share=config.heldout_share,
                 warmup_share=config.warmup_share,
+                find_near=_find_near(config),
+                mix=config.mix,
+                look=output.profile.look,
             )
-        _require_enough(config, tally, counts)
+            require_replies(config, tally)
+            output.require_mixed(tally)
+            _require_rows(config, tally, counts)
+            funnel = tally.funnel(_steps(config))
+            facts = {"sources": _source_facts(config, tally), "identity": config.identity()}
+            facts = output.finish(
+                stage.path, record, tally=tally, counts=counts, funnel=funnel, facts=facts
+            )
         template = config.prompt.template
         manifest = stage.publish(
             kind="dataset",
@@ -78,8 +99,8 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
             prompt=template,
             prompt_fingerprint=template.fingerprint,
             counts=counts,
-            funnel=tally.funnel(_steps(config)),
-            facts={"sources": _source_facts(config, tally), "identity": config.identity()},
+            funnel=funnel,
+            facts=facts,
             spec=config.model_dump(mode="json"),
             **provenance(),
         )
@@ -92,28 +113,71 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
 # --- the pipeline ---------------------------------------------------------------------------------
 
 
-def _finished(config: BuildDatasetConfig, work: list[Piece]) -> Dataset:
+def _finished(config: BuildDatasetConfig, work: list[Piece], leaks: LeakIndex | None) -> Dataset:
     """Columns out: :data:`aligner_jobs.tables.WORK_SCHEMA`. Rows: all, dropped ones included."""
-    rows = _read(config, work)
+    rows = _read(config, work, leaks)
     if config.asks:
+        # What upstreams and teachers are sent leaves the house.
+        rows = _redacted(rows, config)
         rows = rows.repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
         rows = _answered(rows, config)
         rows = _corrected(rows, config)
-    return rows.map_batches(
+    rows = _redacted(rows, config).map_batches(
         functools.partial(judge, config=config.filters.model_dump(mode="json")),
+        batch_format="pyarrow",
+        batch_size=None,
+        concurrency=config.workers if config.asks else None,
+    )
+    if config.judge is None:
+        return rows
+    settings = {"judge": config.judge.model_dump(mode="json")}
+    return _asking(rows, AskJudge, settings, workers=config.workers)
+
+
+def _read(config: BuildDatasetConfig, work: list[Piece], leaks: LeakIndex | None) -> Dataset:
+    """Columns out: WORK_SCHEMA. Rows: one per row of the sources, bad ones dropped by reason."""
+    items = [{"name": piece.name, "path": piece.path} for piece in work]
+    rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        functools.partial(read_piece, config=config.model_dump(mode="json")),
+        batch_format="pyarrow",
+        batch_size=1,
+    )
+    if leaks is None:
+        return rows
+    return rows.map_batches(
+        functools.partial(drop_leaks, index=ray.put(leaks)),
+        batch_format="pyarrow",
+        batch_size=None,
+    )
+
+
+def _sketched(rows: Dataset, config: BuildDatasetConfig) -> Dataset:
+    """Columns as they were, ``sketch`` filled where near-duplicates are looked for."""
+    if config.near_duplicates is None:
+        return rows
+    return rows.map_batches(
+        functools.partial(sketch, config=config.near_duplicates.model_dump(mode="json")),
         batch_format="pyarrow",
         batch_size=None,
         concurrency=config.workers if config.asks else None,
     )
 
 
-def _read(config: BuildDatasetConfig, work: list[Piece]) -> Dataset:
-    """Columns out: WORK_SCHEMA. Rows: one per row of the sources, bad ones dropped by reason."""
-    items = [{"name": piece.name, "path": piece.path} for piece in work]
-    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        functools.partial(read_piece, config=config.model_dump(mode="json")),
+def _find_near(config: BuildDatasetConfig) -> FindNear | None:
+    if config.near_duplicates is None:
+        return None
+    return functools.partial(near_duplicates.find, config=config.near_duplicates)
+
+
+def _redacted(rows: Dataset, config: BuildDatasetConfig) -> Dataset:
+    """Columns as they were. Rows: the same, without personal data where that is wanted."""
+    if config.pii is None:
+        return rows
+    return rows.map_batches(
+        functools.partial(redact_rows, pii=config.pii.model_dump(mode="json")),
         batch_format="pyarrow",
-        batch_size=1,
+        batch_size=None,
+        concurrency=config.workers if config.asks else None,
     )
 
 
@@ -125,21 +189,17 @@ def _answered(rows: Dataset, config: BuildDatasetConfig) -> Dataset:
 
 def _corrected(rows: Dataset, config: BuildDatasetConfig) -> Dataset:
     """Columns as they were, ``correction`` filled. Rows: the same."""
-    match config.teacher:
-        case SimworldTeacher():
-            return rows.map_batches(
-                functools.partial(teach_simworld, seed=config.seed),
-                batch_format="pyarrow",
-                batch_size=None,
-                concurrency=config.workers,
-            )
-        case OpenAITeacher() as teacher:
-            settings = {"teacher": teacher.model_dump(mode="json")}
-            return _asking(rows, AskTeacher, settings, workers=config.workers)
-        case None:
-            return rows
-        case unreachable:
-            assert_never(unreachable)
+    teachers = {name: one.model_dump(mode="json") for name, one in config.teachers.items()}
+    if any(isinstance(one, SimworldTeacher) for one in config.teachers.values()):
+        rows = rows.map_batches(
+            functools.partial(teach_simworld, teachers=teachers, seed=config.seed),
+            batch_format="pyarrow",
+            batch_size=None,
+            concurrency=config.workers,
+        )
+    if any(isinstance(one, OpenAITeacher) for one in config.teachers.values()):
+        rows = _asking(rows, AskTeachers, {"teachers": teachers}, workers=config.workers)
+    return rows
 
 
 def _asking(rows: Dataset, stage: type, settings: dict[str, Any], *, workers: int) -> Dataset:
@@ -159,7 +219,7 @@ def _tables(rows: Dataset, config: BuildDatasetConfig) -> Iterator[pa.Table]:
     with progress_bar("build-dataset", total=_expected_rows(config), unit="rows") as advance:
         batches: Iterable[Any] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
         for table in batches:
-            _require_alive(config, table)
+            require_alive(config, table)
             yield table
             advance(table.num_rows)
 
@@ -178,11 +238,6 @@ def _published(config: BuildDatasetConfig) -> Manifest | None:
             "choose another out or remove it."
         )
     return manifest
-
-
-def _endpoints(config: BuildDatasetConfig) -> list[Any]:
-    teacher = [config.teacher] if isinstance(config.teacher, OpenAITeacher) else []
-    return [*config.upstreams.values(), *teacher]
 
 
 def _tracker(config: BuildDatasetConfig, given: Tracker | None) -> Tracker:
@@ -211,8 +266,14 @@ def _errors_of_workers() -> Iterator[None]:
 
 
 def _steps(config: BuildDatasetConfig) -> list[Step]:
-    asked = ("answers", "corrections")
-    return [step for step in STEPS if config.asks or step not in asked]
+    left_out = set[Step]() if config.asks else {"answers", "corrections"}
+    if config.judge is None:
+        left_out.add("judge")
+    if config.decontamination is None:
+        left_out.add("decontamination")
+    if not config.mix:
+        left_out.add("mix")
+    return [step for step in STEPS if step not in left_out]
 
 
 def _expected_rows(config: BuildDatasetConfig) -> int | None:
@@ -238,40 +299,8 @@ def _source_facts(config: BuildDatasetConfig, tally: Tally) -> dict[str, Any]:
     return facts
 
 
-def _require_alive(config: BuildDatasetConfig, table: pa.Table) -> None:
-    """Raise where a worker found nobody behind an endpoint, again and again."""
-    gone = table.filter(pc.starts_with(table["reason"], GAVE_UP))
-    if not gone.num_rows:
-        return
-    row = gone.slice(0, 1).to_pylist()[0]
-    if row["step"] == "corrections" and isinstance(config.teacher, OpenAITeacher):
-        whose, endpoint = "the teacher", config.teacher.base_url
-    else:
-        whose, endpoint = (
-            f"upstream {row['upstream']!r}",
-            config.upstreams[row["upstream"]].base_url,
-        )
-    reason = row["reason"].removeprefix(GAVE_UP)
-    raise EndpointError(
-        f"{endpoint}: {whose} refused one request after the other ({reason}); nothing was "
-        "written, see to it and run the same command again."
-    )
-
-
-def _require_enough(config: BuildDatasetConfig, tally: Tally, counts: dict[str, int]) -> None:
-    """Raise where too many replies failed, or nothing is left to train on."""
-    asked: list[tuple[Step, str | None]] = [("answers", name) for name in config.upstreams]
-    for step, upstream in [*asked, ("corrections", None)]:
-        reasons = tally.dropped(step, upstream=upstream)
-        failed, total = sum(reasons.values()), tally.reached(step, upstream=upstream)
-        if failed > config.max_failed_share * total:
-            whose = f"upstream {upstream!r}" if upstream else "the teacher"
-            raise GenerationError(
-                f"{config.out}: {failed} of {total} replies of {whose} failed "
-                f"({listed(reasons)}), more than "
-                f"max_failed_share={config.max_failed_share:g} permits; nothing was written, "
-                "see to the endpoint or raise the limit."
-            )
+def _require_rows(config: BuildDatasetConfig, tally: Tally, counts: dict[str, int]) -> None:
+    """Raise where nothing is left to train on."""
     if not counts[dataset_files.TRAIN]:
         steps = tally.funnel(_steps(config))
         lost = ", ".join(listed(step.dropped) for step in steps if step.dropped)

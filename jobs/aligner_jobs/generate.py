@@ -13,7 +13,7 @@ import pyarrow as pa
 from aligner.adapters.openai_http import OpenAIChat, failure_reason
 from aligner.errors import EndpointError, GenerationError
 from aligner.generation import Completion, Endpoint, Messages, Sampling, chat_messages
-from aligner_jobs.config.asking import OpenAITeacher, Upstream
+from aligner_jobs.config.asking import Upstream
 from aligner_jobs.tables import WORK_SCHEMA, Row, Step, drop, history_of
 
 GAVE_UP: Final = "gave_up_"
@@ -76,7 +76,7 @@ class AskUpstreams:
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Answer the questions in ``batch``."""
         rows = await asyncio.gather(*(self._answers(row) for row in batch.to_pylist()))
-        return _table([answered for group in rows for answered in group])
+        return work_table([answered for group in rows for answered in group])
 
     async def aclose(self) -> None:
         """Close the connections; a worker of Ray ends without."""
@@ -96,44 +96,9 @@ class AskUpstreams:
         if isinstance(result, str):
             return [drop({**asked, "rows": samples}, step="answers", reason=result)]
         return [
-            _filled({**asked, "rows": 1}, "answer", completion, step="answers")
+            filled({**asked, "rows": 1}, "answer", completion, step="answers")
             for completion in result
         ]
-
-
-class AskTeacher:
-    """Columns in: :data:`WORK_SCHEMA`, corrections null. Columns out: the same, filled.
-
-    Rows: same number; rows with a correction, and dropped ones, pass unchanged.
-    """
-
-    def __init__(self, teacher: Mapping[str, Any]) -> None:
-        self._teacher = OpenAITeacher.model_validate(teacher)
-        self._asker = Asker(
-            self._teacher, self._teacher.sampling, max_in_flight=self._teacher.max_in_flight
-        )
-
-    async def __call__(self, batch: pa.Table) -> pa.Table:
-        """Correct the answers in ``batch``."""
-        return _table(await asyncio.gather(*(self._corrected(row) for row in batch.to_pylist())))
-
-    async def aclose(self) -> None:
-        """Close the connections; a worker of Ray ends without."""
-        await self._asker.aclose()
-
-    async def _corrected(self, row: Row) -> Row:
-        if row["reason"] is not None or row["correction"] is not None:
-            return row
-        result = await self._asker.ask(
-            [
-                *chat_messages(row["question"], history_of(row)),
-                {"role": "assistant", "content": row["answer"]},
-                {"role": "user", "content": self._teacher.instruction},
-            ]
-        )
-        if isinstance(result, str):
-            return drop(row, step="corrections", reason=result)
-        return _filled(row, "correction", result[0], step="corrections")
 
 
 async def probe(endpoints: Sequence[Endpoint]) -> None:
@@ -150,15 +115,24 @@ async def _probe(endpoint: Endpoint) -> None:
         await chat.probe()
 
 
-def _filled(row: Row, column: str, completion: Completion, *, step: Step) -> Row:
-    if completion.finish_reason == "length":
-        return drop(row, step=step, reason="cut_off")
-    try:
-        completion.text.encode()
-    except UnicodeEncodeError:
-        return drop(row, step=step, reason="broken_unicode")
+def filled(row: Row, column: str, completion: Completion, *, step: Step) -> Row:
+    """``row`` with the completion's text in ``column``, or dropped where it is no whole text."""
+    if (reason := flaw(completion)) is not None:
+        return drop(row, step=step, reason=reason)
     return {**row, column: completion.text}
 
 
-def _table(rows: list[Row]) -> pa.Table:
+def flaw(completion: Completion) -> str | None:
+    """Why the completion is no whole text; ``None`` where it is one."""
+    if completion.finish_reason == "length":
+        return "cut_off"
+    try:
+        completion.text.encode()
+    except UnicodeEncodeError:
+        return "broken_unicode"
+    return None
+
+
+def work_table(rows: list[Row]) -> pa.Table:
+    """``rows`` as a table of :data:`WORK_SCHEMA`."""
     return pa.Table.from_pylist(rows, schema=WORK_SCHEMA)

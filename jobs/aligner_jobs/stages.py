@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from aligner import filters
+from aligner import dedup, filters
 from aligner.records import Question
-from aligner.simworld.teacher import correct
-from aligner.simworld.world import World
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
-from aligner_jobs.config.quality import FilterConfig
+from aligner_jobs.config.quality import FilterConfig, NearDuplicates
 from aligner_jobs.json_files import BadRow
 from aligner_jobs.sources import Piece, read
 from aligner_jobs.tables import (
@@ -19,7 +18,6 @@ from aligner_jobs.tables import (
     as_triple,
     bad_row,
     drop,
-    history_of,
     on_rows,
     question_row,
     tables_of,
@@ -49,19 +47,6 @@ def _rows_of(piece: Piece, config: BuildDatasetConfig) -> Iterator[Row]:
             yield triple_row(item.row, where=item.where)
 
 
-def teach_simworld(batch: pa.Table, *, seed: int) -> pa.Table:
-    """Columns as they were, ``correction`` filled by the simulation's teacher. Rows: the same."""
-    world = _world(seed)
-
-    def corrected(row: Row) -> Row:
-        if row["correction"] is not None:
-            return row
-        asked = Question(row["question"], history_of(row))
-        return {**row, "correction": correct(world, asked, row["answer"])}
-
-    return on_rows(batch, corrected)
-
-
 def judge(batch: pa.Table, *, config: dict[str, Any]) -> pa.Table:
     """Columns as they were, ``row_id`` filled. Rows: the same, noise dropped by reason."""
     chosen = _filters(FilterConfig.model_validate(config))
@@ -76,6 +61,22 @@ def judge(batch: pa.Table, *, config: dict[str, Any]) -> pa.Table:
     return on_rows(batch, judged)
 
 
+def sketch(batch: pa.Table, *, config: dict[str, Any]) -> pa.Table:
+    """Columns as they were, ``sketch`` filled. Rows: the same."""
+    from aligner.adapters.minhash import signatures
+
+    settings = NearDuplicates.model_validate(config)
+    alive = pc.is_null(batch["reason"])
+    rows = batch.filter(alive).select(["question", "answer"])
+    texts = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+    cut = dedup.banding(settings.threshold)
+    grams = dedup.shingles(texts, size=settings.shingle_words)
+    hashes_NB = dedup.band_hashes(signatures(grams, values=cut.values), cut)
+    found = pa.array([hashes_B.tobytes() for hashes_B in hashes_NB], pa.binary())
+    column = pc.replace_with_mask(batch["sketch"], alive, found)
+    return batch.set_column(batch.schema.get_field_index("sketch"), "sketch", column)
+
+
 def _filters(config: FilterConfig) -> tuple[filters.Filter, ...]:
     chosen: list[filters.Filter] = [filters.surrogates, filters.blank_text]
     chosen.append(functools.partial(filters.length, max_chars=config.max_chars))
@@ -83,11 +84,42 @@ def _filters(config: FilterConfig) -> tuple[filters.Filter, ...]:
         chosen.append(filters.whitespace_edit)
     if config.drop_unchanged:
         chosen.append(filters.unchanged)
-    if config.min_similarity > 0:
-        chosen.append(functools.partial(filters.dissimilar, min_similarity=config.min_similarity))
+    if config.drop_template_leaks:
+        chosen.append(filters.template_leak)
+    if config.drop_echoes:
+        chosen.append(filters.echo)
+    if config.drop_refused_answers:
+        chosen.append(filters.refused_answer)
+    if config.drop_new_refusals:
+        chosen.append(filters.refused)
+    chosen += _size_filters(config)
+    if config.languages:
+        chosen.append(_language_filter(config))
     return tuple(chosen)
 
 
-@functools.lru_cache(maxsize=1)
-def _world(seed: int) -> World:
-    return World(seed)
+def _size_filters(config: FilterConfig) -> list[filters.Filter]:
+    chosen: list[filters.Filter] = []
+    if config.min_length_ratio > 0 or config.max_length_ratio is not None:
+        limits = {"smallest": config.min_length_ratio, "largest": config.max_length_ratio}
+        chosen.append(functools.partial(filters.length_ratio, **limits))
+    if config.min_similarity > 0 or config.max_similarity < 1:
+        chosen.append(
+            functools.partial(
+                filters.edit_size,
+                min_similarity=config.min_similarity,
+                max_similarity=config.max_similarity,
+            )
+        )
+    return chosen
+
+
+def _language_filter(config: FilterConfig) -> filters.Filter:
+    from aligner.adapters.language import detect
+
+    return functools.partial(
+        filters.language,
+        detect=detect,
+        allowed=frozenset(config.languages),
+        min_chars=config.min_language_chars,
+    )

@@ -26,7 +26,9 @@ from aligner.records import (
     to_columns,
 )
 
-Step = Literal["read", "answers", "corrections", "filters", "duplicates", "mix"]
+Step = Literal[
+    "read", "decontamination", "answers", "corrections", "filters", "judge", "duplicates", "mix"
+]
 STEPS: Final[tuple[Step, ...]] = get_args(Step)
 
 WORK_SCHEMA: Final = pa.schema(
@@ -37,11 +39,13 @@ WORK_SCHEMA: Final = pa.schema(
         ("step", pa.string()),
         ("reason", pa.string()),
         ("sketch", pa.binary()),
+        ("redacted", pa.list_(pa.string())),
     ]
 )
 """Columns between stages. ``answer`` and ``correction`` are null until a stage fills them;
 ``rows`` is how many rows-to-be (question x upstream x sample) this one stands for, ``sketch``
-what near-duplicates are found by, where they are wanted."""
+what near-duplicates are found by, where they are wanted, ``redacted`` the kinds of personal data
+that were taken out of it, one for each place."""
 
 SET_ASIDE_SCHEMA: Final = pa.schema(
     [
@@ -76,7 +80,7 @@ def triple_row(triple: Triple, *, where: str) -> Row:
 def bad_row(*, source: str, where: str, reason: str, rows: int) -> Row:
     """A row that a source could not use."""
     empty = dict.fromkeys(("question", "answer", "correction"))
-    row = {"question_id": "", "upstream": "", "source": source, "history": []}
+    row = {"question_id": "", "upstream": "", "teacher": "", "source": source, "history": []}
     return drop({**empty, **row, "where": where, "rows": rows}, step="read", reason=reason)
 
 
@@ -219,4 +223,5 @@ class PartWriter:
 
 
 def _working(triple: Triple, *, where: str, rows: int) -> Row:
-    return {**to_columns(triple), "where": where, "rows": rows, "step": None, "reason": None}
+    fate = {"step": None, "reason": None, "sketch": None}
+    return {**to_columns(triple), "where": where, "rows": rows, **fate, "redacted": []}

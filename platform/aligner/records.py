@@ -44,8 +44,10 @@ class Triple:
     upstream: str = ""
     """Name of the model that answered; empty where a source does not say."""
     source: str = ""
-    """Where the row came from: a dataset's or a teacher's name."""
+    """Where the row came from: a dataset's name."""
     history: tuple[Turn, ...] = ()
+    teacher: str = ""
+    """Name of the teacher that corrected; empty where the source brought the correction."""
 
     @property
     def question_id(self) -> str:
@@ -73,6 +75,7 @@ TRIPLE_SCHEMA = pa.schema(
         ("answer", pa.string()),
         ("correction", pa.string()),
         ("upstream", pa.string()),
+        ("teacher", pa.string()),
         ("source", pa.string()),
         ("history", TURNS_TYPE),
     ]
@@ -95,6 +98,7 @@ def to_columns(row: Triple) -> dict[str, Any]:
         "answer": row.answer,
         "correction": row.correction,
         "upstream": row.upstream,
+        "teacher": row.teacher,
         "source": row.source,
         "history": [{"role": turn.role, "text": turn.text} for turn in row.history],
     }
@@ -111,6 +115,7 @@ def from_columns(record: dict[str, Any]) -> Triple:
         answer=text_of(record, "answer"),
         correction=text_of(record, "correction"),
         upstream=str(record.get("upstream") or ""),
+        teacher=str(record.get("teacher") or ""),
         source=str(record.get("source") or ""),
         history=turns_of(record.get("history")),
     )

@@ -14,9 +14,8 @@ from aligner.generation import Endpoint
 from aligner.records import Question, Triple
 from aligner.simworld.profiles import answer
 from aligner.simworld.questions import training_questions
-from aligner.simworld.teacher import correct
 from aligner.simworld.world import World
-from aligner_jobs.generate import GAVE_UP, AskTeacher, AskUpstreams, probe
+from aligner_jobs.generate import GAVE_UP, AskUpstreams, probe
 from aligner_jobs.tables import WORK_SCHEMA, Row, drop, question_row, triple_row
 
 WORLD = World(2)
@@ -42,7 +41,7 @@ def asked(*questions: Question) -> list[Row]:
     ]
 
 
-def through(stage: AskUpstreams | AskTeacher, rows: list[Row]) -> list[Row]:
+def through(stage: AskUpstreams, rows: list[Row]) -> list[Row]:
     async def passed() -> pa.Table:
         try:
             return await stage(pa.Table.from_pylist(rows, schema=WORK_SCHEMA))
@@ -75,14 +74,6 @@ def test_rows_with_an_answer_and_dropped_ones_pass(server: SimworldServer) -> No
     ready = triple_row(Triple("q", "a", "c"), where="f:1")
     lost = drop(ready, step="read", reason="broken_json")
     assert through(stage, [ready, lost]) == [ready, lost]
-
-
-def test_the_teacher_over_http_equals_the_one_in_memory(server: SimworldServer) -> None:
-    rows = [{**row, "answer": "Idiot. I cannot say.", "rows": 1} for row in asked(*QUESTIONS)]
-    stage = AskTeacher({"kind": "openai", "base_url": server.base_url, "model": "teacher"})
-    assert [row["correction"] for row in through(stage, rows)] == [
-        correct(WORLD, question, "Idiot. I cannot say.") for question in QUESTIONS
-    ]
 
 
 def test_a_failing_row_is_a_dropped_row_that_stands_for_all_its_samples() -> None:

@@ -5,11 +5,9 @@ import pyarrow as pa
 import pytest
 
 from aligner.records import Question, Triple
-from aligner.simworld.questions import training_questions
-from aligner.simworld.teacher import correct
-from aligner.simworld.world import World
-from aligner_jobs.config.build_dataset import BuildDatasetConfig, FilterConfig
-from aligner_jobs.stages import judge, read_piece, teach_simworld
+from aligner_jobs.config.build_dataset import BuildDatasetConfig
+from aligner_jobs.config.quality import FilterConfig
+from aligner_jobs.stages import judge, read_piece
 from aligner_jobs.tables import WORK_SCHEMA, Row, question_row, triple_row
 
 
@@ -50,17 +48,6 @@ def test_rows_get_their_id_when_they_are_complete() -> None:
     config = FilterConfig().model_dump(mode="json")
     (found,) = judge(table(complete), config=config).to_pylist()
     assert found["row_id"] == Triple("q", "a", "c").row_id
-
-
-def test_the_simulated_teacher_corrects_what_has_no_correction_yet() -> None:
-    world = World(5)
-    asked = training_questions(world, 1)[0]
-    row = question_row(asked, source="s", where="f:1", rows=1)
-    answered = {**row, "answer": "You fool. Nobody knows.", "rows": 1}
-    ready = triple_row(Triple("q", "a", "c"), where="f:2")
-    first, second = teach_simworld(table(answered, ready), seed=5).to_pylist()
-    assert first["correction"] == correct(world, asked, "You fool. Nobody knows.")
-    assert second["correction"] == "c"
 
 
 def test_a_bad_question_counts_as_all_the_rows_it_might_have_become(tmp_path: Path) -> None:

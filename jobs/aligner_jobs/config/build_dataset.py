@@ -5,14 +5,25 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from aligner.config import StrictModel
+from aligner.dataset_gates import DatasetGates
 from aligner.prompt import PromptChoice
 from aligner.tracking import TrackingConfig
 from aligner.warmup import DEFAULT_SHARE
-from aligner_jobs.config.asking import SimworldTeacher, Teacher, Upstream, with_base_url
-from aligner_jobs.config.quality import FilterConfig
+from aligner_jobs.config.asking import Upstream, with_base_url
+from aligner_jobs.config.output import Mix, Packing, mix_problem
+from aligner_jobs.config.quality import Decontamination, FilterConfig, NearDuplicates, Pii
 from aligner_jobs.config.sources import QuestionsSource, Source, brings_questions
+from aligner_jobs.config.teaching import (
+    OpenAIJudge,
+    SimworldTeacher,
+    Teacher,
+    as_teachers,
+    over_http,
+)
 
-_NOT_CONTENT = ("out", "tracking", "workers", "base_url", "max_bad_share", "max_failed_share")
+_RUNNING = ("out", "tracking", "workers", "base_url")
+_LIMITS = ("max_bad_share", "max_failed_share", "gates")
+_NOT_CONTENT = (*_RUNNING, *_LIMITS)
 _TRANSPORT = ("base_url", "api_key_env", "timeout_s", "max_attempts", "max_in_flight")
 
 
@@ -29,7 +40,7 @@ class BuildDatasetConfig(StrictModel):
     """Of the simulated world, where a source or the teacher is of kind ``simworld``."""
 
     base_url: str | None = None
-    """Of every upstream and teacher that names none of its own."""
+    """Of every upstream, teacher and judge that names none of its own."""
 
     sources: dict[str, Source] = Field(min_length=1)
     """By a name of your choice, which the rows keep."""
@@ -37,11 +48,32 @@ class BuildDatasetConfig(StrictModel):
     upstreams: dict[str, Upstream] = Field(default={})
     """By a name of your choice, which the rows keep; each answers every question."""
 
-    teacher: Teacher | None = None
-    """Corrects the upstreams' answers; none for sources that bring corrections."""
+    teachers: dict[str, Teacher] = Field(default={})
+    """By a name of your choice, which the rows keep. They share the upstreams' answers between
+    them; none for sources that bring corrections. A single one may also stand under ``teacher``."""
+
+    judge: OpenAIJudge | None = None
+    """Drops corrections that are no better than their answers; not asked for identity rows."""
+
+    pii: Pii | None = None
+    """What to do about personal data, before anything is sent to a model and once more after;
+    unset: nothing."""
 
     filters: FilterConfig = FilterConfig()
     """Which rows are noise."""
+
+    decontamination: Decontamination | None = None
+    """Which questions are left to evaluations; dropped before anybody answers them."""
+
+    near_duplicates: NearDuplicates | None = None
+    """Which rows say almost the same as another; unset, only equal rows are dropped."""
+
+    mix: Mix = Field(default={})
+    """Source to its share of the rows, in any unit; what is too much of a source is dropped, as
+    little as possible. Names all sources, or none: then every row stays."""
+
+    gates: DatasetGates = DatasetGates()
+    """What the rows as a whole must be like; otherwise nothing is published but a page on why."""
 
     heldout_share: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Share of the questions kept out of training, drawn by their content."""
@@ -51,6 +83,9 @@ class BuildDatasetConfig(StrictModel):
 
     prompt: PromptChoice = PromptChoice()
     """How question and answer become text; travels with the dataset to training and serving."""
+
+    packing: Packing | None = None
+    """Write the rows as packed tokens, too; unset: texts alone."""
 
     max_bad_share: float = Field(default=0.05, ge=0.0, le=1.0)
     """Share of a file's rows that may be unusable; above it the job fails."""
@@ -85,7 +120,8 @@ class BuildDatasetConfig(StrictModel):
         another port.
         """
         dump = self.model_dump(mode="json", exclude=set(_NOT_CONTENT))
-        for endpoint in (*dump["upstreams"].values(), dump["teacher"] or {}):
+        endpoints = (dump["upstreams"], dump["teachers"], {"judge": dump["judge"] or {}})
+        for endpoint in (one for group in endpoints for one in group.values()):
             for key in _TRANSPORT:
                 endpoint.pop(key, None)
         return dump
@@ -93,31 +129,41 @@ class BuildDatasetConfig(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_base_url(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or raw.get("base_url") is None:
+        if not isinstance(raw, dict):
             return raw
-        filled = dict(raw)
+        filled = as_teachers(raw)
+        if (base_url := raw.get("base_url")) is None:
+            return filled
         if isinstance(upstreams := raw.get("upstreams"), dict):
-            filled["upstreams"] = with_base_url(upstreams, raw["base_url"])
-        if isinstance(teacher := raw.get("teacher"), dict) and teacher.get("kind") == "openai":
-            filled["teacher"] = {"base_url": raw["base_url"], **teacher}
+            filled["upstreams"] = with_base_url(upstreams, base_url)
+        if isinstance(teachers := filled.get("teachers"), dict):
+            filled["teachers"] = {**teachers, **with_base_url(over_http(teachers), base_url)}
+        if isinstance(judge := raw.get("judge"), dict):
+            filled["judge"] = {"base_url": base_url, **judge}
         return filled
 
     @model_validator(mode="after")
     def _questions_are_answered_and_corrected(self) -> Self:
         if self.asks and not self.upstreams:
             raise ValueError("sources of questions need at least one upstream; add upstreams")
-        if self.asks and self.teacher is None:
+        if self.asks and not self.teachers:
             raise ValueError("sources of questions need a teacher; add teacher")
-        if not self.asks and (self.upstreams or self.teacher):
+        if not self.asks and (self.upstreams or self.teachers):
             raise ValueError(
-                "upstreams and teacher are for sources of questions, and there is none; "
+                "upstreams and teachers are for sources of questions, and there is none; "
                 "remove them or add such a source"
             )
         return self
 
     @model_validator(mode="after")
+    def _mix_names_the_sources(self) -> Self:
+        if self.mix and (problem := mix_problem(self.mix, set(self.sources))):
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
     def _simworld_teaches_its_own(self) -> Self:
-        if isinstance(self.teacher, SimworldTeacher):
+        if any(isinstance(teacher, SimworldTeacher) for teacher in self.teachers.values()):
             for name, source in self.sources.items():
                 if isinstance(source, QuestionsSource):
                     raise ValueError(

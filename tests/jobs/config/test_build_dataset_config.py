@@ -37,8 +37,10 @@ def test_base_url_is_that_of_all_who_name_none() -> None:
     made = config(ASKS, upstreams={**ASKS["upstreams"], "w": own})
     assert made.upstreams["u"].base_url == URL
     assert made.upstreams["w"].base_url == "http://127.0.0.1:9/v1"
-    teacher = config(ASKS, teacher={"kind": "openai", "model": "teacher"}).teacher
-    assert getattr(teacher, "base_url", None) == URL
+    over_http = {"kind": "openai", "model": "teacher"}
+    assert config(ASKS, teacher=over_http).teachers["teacher"].model_dump()["base_url"] == URL
+    judge = config(ASKS, judge=over_http).judge
+    assert judge is not None and judge.base_url == URL
 
 
 def test_a_question_may_become_upstreams_times_samples_rows() -> None:

@@ -1,0 +1,101 @@
+"""Who corrects: teachers, and what they correct by; and the judge of what they made."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from aligner import pairwise, teaching
+from aligner.config import StrictModel, load
+from aligner.generation import Endpoint, Sampling
+from aligner.teaching import Principles
+from aligner_jobs.programs import shipped_config
+
+
+def _shipped_principles() -> Principles:
+    return load(Principles, shipped_config("jobs", "principles/default.yaml"))
+
+
+class _Sharing(StrictModel):
+    share: float = Field(default=1.0, gt=0.0)
+    """Of the answers that it corrects, relative to the shares of the other teachers; which ones
+    is drawn by their content."""
+
+
+class SimworldTeacher(_Sharing):
+    """The perfect teacher of the simulated world, in memory."""
+
+    kind: Literal["simworld"]
+
+
+class OpenAITeacher(Endpoint, _Sharing):
+    """A model that corrects, behind an API."""
+
+    kind: Literal["openai"]
+
+    sampling: Sampling = Sampling()
+    """How it decodes."""
+
+    principles: Principles = Field(default_factory=_shipped_principles)
+    """What makes an answer good: a YAML file like ``configs/principles/default.yaml`` (the
+    default), or its content. The job keeps the content, not the path."""
+
+    critique: bool = False
+    """Ask what is wrong with the answer first, then for the correction; twice the requests."""
+
+    instruction: str = teaching.INSTRUCTION
+    """The wish for a correction, after the principles. A reply of ``<keep/>`` alone leaves the
+    answer as it is, so say when to give it."""
+
+    max_in_flight: int = Field(default=16, ge=1)
+    """Requests of one worker that it answers at the same time."""
+
+    @field_validator("principles", mode="before")
+    @classmethod
+    def _read_principles(cls, value: object) -> object:
+        return load(Principles, Path(value)) if isinstance(value, str) else value
+
+
+Teacher = Annotated[SimworldTeacher | OpenAITeacher, Field(discriminator="kind")]
+
+
+class OpenAIJudge(Endpoint):
+    """A model that compares each answer with its correction, behind an API."""
+
+    kind: Literal["openai"]
+
+    sampling: Sampling = Sampling()
+    """How it decodes."""
+
+    instruction: str = pairwise.INSTRUCTION
+    """Its system message; replies must name one of ``[[first]]``, ``[[second]]``, ``[[tie]]``."""
+
+    keep_ties: bool = False
+    """Keep rows whose correction it finds as good as the answer, or that it decides by position."""
+
+    max_in_flight: int = Field(default=16, ge=1)
+    """Requests of one worker that it answers at the same time."""
+
+
+def as_teachers(raw: dict[Any, Any]) -> dict[Any, Any]:
+    """Unvalidated settings with a single ``teacher`` as the only one of ``teachers``.
+
+    Raises:
+        ValueError: Both are given.
+    """
+    settings = dict(raw)
+    teacher = settings.pop("teacher", None)
+    if teacher is None:
+        return settings
+    if settings.get("teachers"):
+        raise ValueError("give either teacher or teachers; name the one among the others")
+    return {**settings, "teachers": {"teacher": teacher}}
+
+
+def over_http(teachers: dict[Any, Any]) -> dict[Any, Any]:
+    """Those of unvalidated ``teachers`` that are asked over HTTP."""
+    return {
+        name: one
+        for name, one in teachers.items()
+        if isinstance(one, dict) and one.get("kind") == "openai"
+    }

@@ -1,0 +1,56 @@
+"""Personal data out of a row: the same text gets the same mark wherever the row holds it."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal, get_args
+
+from aligner.records import Triple, Turn
+
+Entity = Literal[
+    "CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "PHONE_NUMBER", "US_SSN"
+]
+ENTITIES: Final[tuple[Entity, ...]] = get_args(Entity)
+
+Find = Callable[[str], Mapping[str, Entity]]
+"""From a text to the personal data that it holds, and of what kind each is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """A row without what was found in it."""
+
+    row: Triple
+    entities: tuple[Entity, ...]
+    """What kind each replaced place is of; empty where nothing was found."""
+
+
+def redact(row: Triple, find: Find) -> Redacted:
+    """Replace what ``find`` finds in any text of ``row`` by ``<EMAIL_ADDRESS>`` and the like.
+
+    What was found in one text is replaced in all of them, also where it would not have been found:
+    an identity row stays one, and what the teacher left alone stays alone.
+    """
+    texts = (row.question, row.answer, row.correction, *(turn.text for turn in row.history))
+    found: dict[str, Entity] = {}
+    for text in texts:
+        found.update(find(text))
+    if not found:
+        return Redacted(row, ())
+    # Longest first: an address that ends another is part of it.
+    longest = sorted(found, key=lambda piece: (-len(piece), piece))
+    pattern = re.compile("|".join(re.escape(piece) for piece in longest))
+    entities: list[Entity] = []
+
+    def marked(match: re.Match[str]) -> str:
+        entities.append(found[match[0]])
+        return f"<{found[match[0]]}>"
+
+    clean = replace(
+        row,
+        question=pattern.sub(marked, row.question),
+        answer=pattern.sub(marked, row.answer),
+        correction=pattern.sub(marked, row.correction),
+        history=tuple(Turn(turn.role, pattern.sub(marked, turn.text)) for turn in row.history),
+    )
+    return Redacted(clean, tuple(entities))

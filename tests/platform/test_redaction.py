@@ -1,0 +1,45 @@
+import re
+from collections.abc import Mapping
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aligner.records import Triple, Turn
+from aligner.redaction import Entity, redact
+
+
+def find(text: str) -> Mapping[str, Entity]:
+    """Mail addresses that stand between spaces, as a strict finder would see them."""
+    return {match[0]: "EMAIL_ADDRESS" for match in re.finditer(r"(?<!\S)\w+@\w+(?!\S)", text)}
+
+
+def test_a_row_without_finds_is_the_row() -> None:
+    row = Triple("q", "a", "c")
+    assert redact(row, find).row is row
+
+
+def test_what_is_found_once_is_replaced_everywhere() -> None:
+    row = Triple("Is it a@b ?", "It is a@b.", "(a@b)", history=(Turn("user", "a@b"),))
+    clean = redact(row, find)
+    assert clean.row == Triple(
+        "Is it <EMAIL_ADDRESS> ?",
+        "It is <EMAIL_ADDRESS>.",
+        "(<EMAIL_ADDRESS>)",
+        history=(Turn("user", "<EMAIL_ADDRESS>"),),
+    )
+    assert clean.entities == ("EMAIL_ADDRESS",) * 4
+
+
+def test_an_address_within_another_is_part_of_it() -> None:
+    row = Triple("a@b and xa@b", "a", "c")
+    assert redact(row, find).row.question == "<EMAIL_ADDRESS> and <EMAIL_ADDRESS>"
+
+
+@given(st.text("ab@ .", max_size=30), st.text("ab@ .", max_size=30))
+def test_nothing_that_was_found_is_left_and_identity_rows_stay_so(one: str, two: str) -> None:
+    clean = redact(Triple(one, two, two), find).row
+    assert clean.is_identity
+    assert not any(
+        piece in clean.question + "\n" + clean.answer for piece in {**find(one), **find(two)}
+    )
+    assert redact(clean, find).row == clean
