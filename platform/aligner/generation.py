@@ -1,5 +1,6 @@
 """What it means to ask a model for text: sampling settings, a completion, and the seam."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -55,6 +56,9 @@ class Endpoint(StrictModel):
     max_attempts: int = Field(default=5, ge=1)
     """Of one request, the first included; only what may pass by itself is tried again."""
 
+    deadline_s: float = Field(default=600.0, gt=0)
+    """For one request over all its attempts and the pauses between them."""
+
     @field_validator("base_url")
     @classmethod
     def _plain_url(cls, value: str) -> str:
@@ -73,6 +77,33 @@ class Completion:
     finish_reason: Literal["stop", "length", "other"]
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of sending a request once."""
+
+    outcome: str
+    """``ok``, or the short reason why there is no usable text."""
+
+    retry_after_s: float | None = None
+    """How long the endpoint asks to be left alone."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    """Both as the endpoint counted them; 0 where it said nothing."""
+
+
+Settle = Callable[[Attempt], None]
+"""Is told once what came of the attempt that it was given for."""
+
+Admit = Callable[[int], Awaitable[Settle]]
+"""Returns when an attempt may be sent that uses at most so many tokens: the seam for budgets."""
+
+
+async def admit_all(tokens: int) -> Settle:
+    """An :data:`Admit` that holds nothing back."""
+    return lambda attempt: None
 
 
 class ChatModel(Protocol):
@@ -107,3 +138,48 @@ def openai_parameters(sampling: Sampling) -> dict[str, Any]:
     if extra:
         parameters["extra_body"] = extra
     return parameters
+
+
+def completions_in(reply: Any) -> list[Completion] | Literal["malformed", "no_text"]:
+    """The completions in the JSON of an OpenAI-compatible reply, or why there are none."""
+    try:
+        usage = reply.get("usage") or {}
+        choices = [
+            (choice["message"].get("content"), choice.get("finish_reason"))
+            for choice in reply["choices"]
+        ]
+    except (KeyError, TypeError, AttributeError):
+        return "malformed"
+    if not choices or not all(isinstance(text, str) for text, _ in choices):
+        return "no_text"
+    prompt_tokens, completion_tokens = _counts(usage)
+    return [
+        Completion(
+            text=text,
+            finish_reason=_finish_reason(reason),
+            # The API counts all choices of a request together; the first carries the prompt.
+            prompt_tokens=prompt_tokens if index == 0 else 0,
+            completion_tokens=_part(completion_tokens, index, len(choices)),
+        )
+        for index, (text, reason) in enumerate(choices)
+    ]
+
+
+def _part(total: int, index: int, parts: int) -> int:
+    """The share of one of ``parts``; all of them add up to ``total``."""
+    return total // parts + (index < total % parts)
+
+
+def _finish_reason(reason: object) -> Literal["stop", "length", "other"]:
+    match reason:
+        case "stop" | "length":
+            return reason
+        case _:
+            return "other"
+
+
+def _counts(usage: object) -> tuple[int, int]:
+    if not isinstance(usage, dict):
+        return 0, 0
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return (prompt if type(prompt) is int else 0, completion if type(completion) is int else 0)

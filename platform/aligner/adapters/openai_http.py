@@ -5,19 +5,33 @@ gives back; neither a key nor anything that was asked or answered stands in one.
 """
 
 import asyncio
+import dataclasses
 import datetime
 import email.utils
 import json
 import os
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import openai
 
 from aligner.errors import ConfigError, EndpointError, GenerationError
-from aligner.generation import Completion, Endpoint, Messages, Sampling, openai_parameters
+from aligner.generation import (
+    Admit,
+    Attempt,
+    Completion,
+    Endpoint,
+    Messages,
+    Sampling,
+    Settle,
+    admit_all,
+    completions_in,
+    openai_parameters,
+)
 
 _RETRIED_STATUS: Final = frozenset({408, 409, 429})
 """And every 5xx: the request itself is right and may succeed later."""
@@ -29,10 +43,15 @@ _REFUSES_ALL: Final = {
 }
 """Statuses that every further request would meet as well, with the remedy."""
 
+_NEVER_CONNECTED: Final = {"ConnectError", "ClientConnectorError", "ClientConnectorDNSError"}
+_LOST: Final = {"ServerDisconnectedError", "ClientOSError", "ClientPayloadError"}
+"""What lies behind the client's exceptions, which call some of these a timeout."""
+
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
-_LONGEST_RETRY_AFTER_S: Final = 600.0
-"""An API that asks to wait longer has closed for the day; the row fails instead."""
+
+_TOKENS_PER_MESSAGE: Final = 16
+"""More than any chat template spends on one, apart from its text."""
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -44,19 +63,24 @@ class OpenAIChat:
     the caller's choice.
     """
 
-    def __init__(self, endpoint: Endpoint, *, sleep: Sleep = asyncio.sleep) -> None:
-        """``sleep`` waits between attempts.
+    def __init__(
+        self, endpoint: Endpoint, *, admit: Admit = admit_all, sleep: Sleep = asyncio.sleep
+    ) -> None:
+        """``admit`` is asked before each attempt; ``sleep`` waits between them.
 
         Raises:
             ConfigError: The variable that should hold the key is not set.
         """
         self._endpoint = endpoint
+        self._admit = admit
         self._sleep = sleep
         self._client = openai.AsyncOpenAI(
             base_url=endpoint.base_url,
             api_key=_api_key(endpoint),
             timeout=endpoint.timeout_s,
             max_retries=0,
+            # Of the client's two transports this one does with nearly half of the CPU time.
+            http_client=openai.DefaultAioHttpClient(),
         )
 
     @property
@@ -97,17 +121,16 @@ class OpenAIChat:
         Raises:
             EndpointError: The endpoint cannot be reached or refuses the key.
         """
+        timeout_s = min(10.0, self._endpoint.timeout_s)
         try:
-            await self._client.with_options(timeout=min(10.0, self._endpoint.timeout_s)).get(
-                "/models", cast_to=object
-            )
+            await self._client.with_options(timeout=timeout_s).get("/models", cast_to=object)
         except openai.APIStatusError as exc:
             # Not every API lists its models, and a busy one may answer 429: it is there.
             if exc.status_code in (401, 403):
-                raise self._failure(exc, attempts=1) from None
+                raise self._error(_failure(exc, timeout_s=timeout_s), attempts=1) from None
         except openai.APIConnectionError as exc:
-            failure = self._failure(exc, attempts=1)
-            raise EndpointError(str(failure)) from None
+            failure = dataclasses.replace(_failure(exc, timeout_s=timeout_s), concerns_all=True)
+            raise self._error(failure, attempts=1) from None
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -125,83 +148,91 @@ class OpenAIChat:
         await self.aclose()
 
     async def _request(self, messages: Messages, sampling: Sampling, *, n: int) -> list[Completion]:
-        parameters = openai_parameters(sampling)
-        if n > 1:
-            parameters["n"] = n
+        body = _body(self._endpoint.model, messages, sampling, n=n)
+        tokens = _tokens_at_most(messages, sampling, n=n)
+        ends_at: float | None = None
         for attempt in range(1, self._endpoint.max_attempts + 1):
-            try:
-                return self._parse(await self._attempt(messages, parameters))
-            except json.JSONDecodeError:
-                raise self._error("malformed", "replied with broken JSON") from None
-            except (openai.APIError, TimeoutError) as exc:
-                pause_s = _pause_s(exc, attempt=attempt)
-                if pause_s is None or attempt == self._endpoint.max_attempts:
-                    # Not chained: the client's exceptions carry the request and the reply.
-                    raise self._failure(exc, attempts=attempt) from None
+            settle = await self._admit(tokens)
+            # From the first attempt on: waiting for one's turn is no failure of the endpoint.
+            ends_at = ends_at or time.monotonic() + self._endpoint.deadline_s
+            result = await self._attempt(body, settle, ends_at=ends_at)
+            if not isinstance(result, _Failure):
+                return result
+            pause_s = result.pause_s(attempt=attempt)
+            in_time = time.monotonic() + pause_s < ends_at
+            if not result.may_pass or not in_time or attempt == self._endpoint.max_attempts:
+                raise self._error(result, attempts=attempt)
             await self._sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _attempt(self, messages: Messages, parameters: dict[str, Any]) -> object:
-        extensions = parameters.get("extra_body", {})
-        plain = {key: value for key, value in parameters.items() if key != "extra_body"}
-        body = {"model": self._endpoint.model, "messages": messages, **plain, **extensions}
-        async with asyncio.timeout(self._endpoint.timeout_s):
-            # Posted as it is: turning requests and replies into the client's own models would cost
-            # a third of the time that a small machine spends on asking.
-            reply = await self._client.post("/chat/completions", cast_to=object, body=body)
-        # Servers that do not call their JSON by its name have it handed on as text.
-        return json.loads(reply) if isinstance(reply, str) else reply
-
-    def _parse(self, reply: Any) -> list[Completion]:
+    async def _attempt(
+        self, body: dict[str, Any], settle: Settle, *, ends_at: float
+    ) -> "list[Completion] | _Failure":
+        """Send ``body`` once and tell ``settle`` what came of it, a cancellation too."""
+        told = Attempt("cancelled")
         try:
-            usage = reply.get("usage") or {}
-            choices = [
-                (choice["message"].get("content"), choice.get("finish_reason"))
-                for choice in reply["choices"]
-            ]
-        except (KeyError, TypeError, AttributeError):
-            raise self._error("malformed", "replied with no chat completion") from None
-        if not choices or not all(isinstance(text, str) for text, _ in choices):
-            raise self._error("no_text", "replied without text")
-        prompt_tokens, completion_tokens = _counts(usage)
-        return [
-            Completion(
-                text=text,
-                finish_reason=_finish_reason(reason),
-                # The API counts all choices of a request together; the first carries the prompt.
-                prompt_tokens=prompt_tokens if index == 0 else 0,
-                completion_tokens=completion_tokens // len(choices),
-            )
-            for index, (text, reason) in enumerate(choices)
-        ]
+            result = await self._post(body, left_s=ends_at - time.monotonic())
+            told = _told(result)
+            return result
+        finally:
+            settle(told)
 
-    def _failure(self, exc: Exception, *, attempts: int) -> GenerationError:
-        tries = f"after {attempts} attempt{'s' if attempts > 1 else ''}"
-        match exc:
-            case TimeoutError() | openai.APITimeoutError():
-                spent = f"gave no reply within {self._endpoint.timeout_s:g} s {tries}"
-                return self._error("timeout", f"{spent}; raise timeout_s or ask less at a time")
-            case openai.APIStatusError(status_code=status) if status in _REFUSES_ALL:
-                return EndpointError(str(self._error(f"http_{status}", _REFUSES_ALL[status])))
-            case openai.APIStatusError(status_code=status):
-                return self._error(f"http_{status}", f"replied with status {status} {tries}")
-            case openai.APIConnectionError() if _never_connected(exc):
-                sentence = "does not answer; start it or correct base_url"
-                return EndpointError(str(self._error("refused", sentence)))
-            case openai.APIConnectionError():
-                return self._error("connection_lost", f"broke the connection {tries}")
+    async def _post(self, body: dict[str, Any], *, left_s: float) -> "list[Completion] | _Failure":
+        try:
+            async with asyncio.timeout(min(self._endpoint.timeout_s, left_s)):
+                # Posted as it is: turning requests and replies into the client's own models would
+                # cost a third of the time that a small machine spends on asking.
+                reply = await self._client.post("/chat/completions", cast_to=object, body=body)
+            # Servers that do not call their JSON by its name have it handed on as text.
+            found = completions_in(json.loads(reply) if isinstance(reply, str) else reply)
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            return _Failure("malformed", "replied with broken JSON")
+        except (openai.APIError, TimeoutError) as exc:
+            if isinstance(exc, TimeoutError) and left_s < self._endpoint.timeout_s:
+                within = f"gave no usable reply within deadline_s={self._endpoint.deadline_s:g}"
+                return _Failure("deadline", within, may_pass=False)
+            return _failure(exc, timeout_s=self._endpoint.timeout_s)
+        match found:
+            case "malformed":
+                return _Failure("malformed", "replied with no chat completion")
+            case "no_text":
+                return _Failure("no_text", "replied without text", may_pass=False)
             case _:
-                return self._error("malformed", "replied with no chat completion")
+                return found
 
-    def _error(self, reason: str, sentence: str) -> GenerationError:
-        return GenerationError(
-            f"{reason}: {self._endpoint.base_url} (model {self._endpoint.model!r}) {sentence}."
-        )
+    def _error(self, failure: "_Failure", *, attempts: int) -> GenerationError:
+        tries = f" after {attempts} attempts" if attempts > 1 else ""
+        remedy = f"; {failure.remedy}" if failure.remedy else ""
+        where = f"{self._endpoint.base_url} (model {self._endpoint.model!r})"
+        kind = EndpointError if failure.concerns_all else GenerationError
+        return kind(f"{failure.reason}: {where} {failure.what}{tries}{remedy}.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why there is no usable text."""
+
+    reason: str
+    what: str
+    remedy: str = ""
+    may_pass: bool = True
+    """Whether another attempt may succeed."""
+    concerns_all: bool = False
+    """Whether every other request would meet it as well."""
+    retry_after_s: float | None = None
+
+    def pause_s(self, *, attempt: int) -> float:
+        """Seconds to wait before the next attempt."""
+        if self.retry_after_s is not None:
+            return self.retry_after_s
+        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (attempt - 1))
+        # Jitter: clients that were turned away together must not come back together.
+        return random.uniform(longest / 2, longest)
 
 
 def failure_reason(exc: GenerationError) -> str:
-    """The short name of what went wrong: ``timeout``, ``http_500``, ``refused``, ``malformed``,
-    ``no_text``, ``connection_lost``, or ``failed`` for an error that came from elsewhere."""
+    """The short name of what went wrong: ``timeout``, ``deadline``, ``http_500``, ``refused``,
+    ``malformed``, ``no_text``, ``connection_lost``, or ``failed`` for what came from elsewhere."""
     reason, colon, _ = str(exc).partition(":")
     return reason if colon and reason.replace("_", "").isalnum() else "failed"
 
@@ -219,23 +250,54 @@ def _api_key(endpoint: Endpoint) -> str:
     return key
 
 
-def _pause_s(exc: Exception, *, attempt: int) -> float | None:
-    """Seconds to wait before the next attempt; ``None`` where another would fail as well."""
-    longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (attempt - 1))
-    # Jitter: clients that were turned away together must not come back together.
-    pause_s = random.uniform(longest / 2, longest)
+def _body(model: str, messages: Messages, sampling: Sampling, *, n: int) -> dict[str, Any]:
+    parameters = openai_parameters(sampling)
+    extensions = parameters.pop("extra_body", {})
+    samples = {"n": n} if n > 1 else {}
+    return {"model": model, "messages": messages, **parameters, **samples, **extensions}
+
+
+def _tokens_at_most(messages: Messages, sampling: Sampling, *, n: int) -> int:
+    """No tokenizer makes more tokens of a text than it has bytes."""
+    texts = sum(len(message["content"].encode(errors="replace")) for message in messages)
+    return texts + _TOKENS_PER_MESSAGE * len(messages) + n * sampling.max_tokens
+
+
+def _told(result: list[Completion] | _Failure) -> Attempt:
+    if isinstance(result, _Failure):
+        return Attempt(result.reason, retry_after_s=result.retry_after_s)
+    return Attempt(
+        "ok",
+        prompt_tokens=sum(one.prompt_tokens for one in result),
+        completion_tokens=sum(one.completion_tokens for one in result),
+    )
+
+
+def _failure(exc: Exception, *, timeout_s: float) -> _Failure:
+    causes = _causes(exc)
     match exc:
+        case openai.APIConnectionError() if _NEVER_CONNECTED & causes:
+            remedy = "start it or correct base_url"
+            return _Failure("refused", "does not answer", remedy, concerns_all=True)
+        case openai.APIConnectionError() if _LOST & causes:
+            return _Failure("connection_lost", "broke the connection")
+        case TimeoutError() | openai.APITimeoutError():
+            remedy = "raise timeout_s or ask less at a time"
+            return _Failure("timeout", f"gave no reply within {timeout_s:g} s", remedy)
+        case openai.APIStatusError(status_code=status) if status in _REFUSES_ALL:
+            what, _, remedy = _REFUSES_ALL[status].partition("; ")
+            return _Failure(f"http_{status}", what, remedy, may_pass=False, concerns_all=True)
         case openai.APIStatusError(status_code=status, response=response):
-            if status not in _RETRIED_STATUS and status < 500:
-                return None
-            asked_s = _retry_after_s(response.headers)
-            if asked_s is None:
-                return pause_s
-            return asked_s if asked_s <= _LONGEST_RETRY_AFTER_S else None
-        case openai.APIConnectionError() | TimeoutError():
-            return pause_s
+            return _Failure(
+                f"http_{status}",
+                f"replied with status {status}",
+                may_pass=status in _RETRIED_STATUS or status >= 500,
+                retry_after_s=_retry_after_s(response.headers),
+            )
+        case openai.APIConnectionError():
+            return _Failure("connection_lost", "broke the connection")
         case _:
-            return None
+            return _Failure("malformed", "replied with no chat completion")
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -253,29 +315,13 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     return max(0.0, (when - now).total_seconds())
 
 
-def _never_connected(exc: BaseException) -> bool:
-    """Whether not even a connection came about.
+def _causes(exc: BaseException) -> set[str]:
+    """The names of the exceptions behind ``exc``.
 
     By name: which HTTP library the client stands on differs between its versions.
     """
-    cause: BaseException | None = exc
+    names, cause = set[str](), exc.__cause__ or exc.__context__
     while cause is not None:
-        if type(cause).__name__ in ("ConnectError", "ConnectTimeout"):
-            return True
+        names.add(type(cause).__name__)
         cause = cause.__cause__ or cause.__context__
-    return False
-
-
-def _finish_reason(reason: object) -> Literal["stop", "length", "other"]:
-    match reason:
-        case "stop" | "length":
-            return reason
-        case _:
-            return "other"
-
-
-def _counts(usage: object) -> tuple[int, int]:
-    if not isinstance(usage, dict):
-        return 0, 0
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return (prompt if isinstance(prompt, int) else 0, completion if type(completion) is int else 0)
+    return names

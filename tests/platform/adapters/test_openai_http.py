@@ -15,7 +15,7 @@ import pytest
 from aligner.adapters.openai_http import OpenAIChat, failure_reason
 from aligner.adapters.simworld_http import SimworldServer
 from aligner.errors import ConfigError, EndpointError, GenerationError
-from aligner.generation import Completion, Endpoint, Messages, Sampling
+from aligner.generation import Attempt, Completion, Endpoint, Messages, Sampling, Settle
 
 T = TypeVar("T")
 ASKED: Messages = [{"role": "user", "content": "my secret question"}]
@@ -244,6 +244,91 @@ def test_nobody_there_names_the_address_and_the_remedy() -> None:
     with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9.* start it or correct") as caught:
         ask(nobody, max_attempts=2)
     assert failure_reason(caught.value) == "refused"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"],
+)
+def test_a_connection_that_breaks_is_no_endpoint_that_is_missing(said: bytes) -> None:
+    async def broken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10_000)
+        writer.write(said)
+        writer.close()
+
+    async def asked() -> None:
+        async with await asyncio.start_server(broken, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            endpoint = Endpoint(base_url=f"http://127.0.0.1:{port}/v1", model="m", max_attempts=2)
+            async with OpenAIChat(endpoint, sleep=Pauses()) as chat:
+                await chat.complete(ASKED, GREEDY)
+
+    with pytest.raises(GenerationError) as caught:
+        run(asked())
+    assert failure_reason(caught.value) == "connection_lost"
+    assert type(caught.value) is GenerationError
+
+
+class Door:
+    """Lets everything through and remembers it."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.told: list[Attempt] = []
+
+    async def __call__(self, tokens: int) -> Settle:
+        self.tokens.append(tokens)
+        return self.told.append
+
+
+def test_every_attempt_is_admitted_and_told_of(script: Script) -> None:
+    script.says(429, Retry_After="2").says(200, b"{").completes("at last")
+    door = Door()
+
+    async def asked() -> None:
+        endpoint = Endpoint(base_url=script.base_url, model="m")
+        async with OpenAIChat(endpoint, admit=door, sleep=Pauses()) as chat:
+            await chat.complete(ASKED, Sampling(max_tokens=100))
+
+    run(asked())
+    assert door.told == [
+        Attempt("http_429", retry_after_s=2.0),
+        Attempt("malformed"),
+        Attempt("ok", prompt_tokens=5, completion_tokens=4),
+    ]
+    assert min(door.tokens) >= 100 + len(ASKED[0]["content"])
+
+
+def test_a_cancelled_attempt_is_told_of(script: Script) -> None:
+    script.delay_s = 0.5
+    script.completes("late")
+    door = Door()
+
+    async def asked() -> None:
+        async with OpenAIChat(Endpoint(base_url=script.base_url, model="m"), admit=door) as chat:
+            async with asyncio.timeout(0.2):
+                await chat.complete(ASKED, GREEDY)
+
+    with pytest.raises(TimeoutError):
+        run(asked())
+    assert door.told == [Attempt("cancelled")]
+
+
+def test_a_request_ends_at_its_deadline(script: Script) -> None:
+    script.delay_s = 0.5
+    script.completes("late")
+    with pytest.raises(GenerationError, match=r"deadline_s=0\.2") as caught:
+        ask(script, deadline_s=0.2)
+    assert failure_reason(caught.value) == "deadline"
+
+
+def test_a_pause_that_would_pass_the_deadline_is_not_begun(script: Script) -> None:
+    pauses = Pauses()
+    script.says(503, Retry_After="7")
+    with pytest.raises(GenerationError) as caught:
+        ask(script, pauses=pauses, deadline_s=5)
+    assert failure_reason(caught.value) == "http_503"
+    assert pauses.seconds == []
 
 
 def test_a_key_and_a_question_stand_in_no_error(
