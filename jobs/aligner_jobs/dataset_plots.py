@@ -74,6 +74,8 @@ def edits_svg(ratios: Mapping[str, Sequence[float]]) -> str:
             axes.set_xlim(0, 1)
         for axes in panels[len(ratios) :]:
             axes.set_visible(False)
+        for axes in panels[max(0, len(ratios) - _PER_LINE) : len(ratios)]:
+            axes.tick_params(labelbottom=True)
         figure.supxlabel("edit ratio: 1 - similarity", fontsize=10)
         figure.supylabel("share of the sample (%)", fontsize=10)
         return to_svg(figure)

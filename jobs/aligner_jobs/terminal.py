@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from aligner.manifest import Manifest
+from aligner.manifest import PAGE_FILE, Manifest
 
 
 def quiet_ray_data() -> None:
@@ -53,4 +53,5 @@ def show_funnel(console: Console, manifest: Manifest, *, uri: str, seconds: floa
     console.print(table)
     held = ", ".join(f"{rows:,} {split}" for split, rows in manifest.counts.items())
     rate = manifest.funnel[-1].rows_out / max(seconds, 1e-9)
-    console.print(f"{uri}: {held} rows in {seconds:.0f} s ({rate:,.0f} rows/s)", soft_wrap=True)
+    how = f"{held} rows in {seconds:.0f} s ({rate:,.0f} rows/s)"
+    console.print(f"{uri}: {how}; open {PAGE_FILE} there.", soft_wrap=True)
