@@ -17,6 +17,10 @@ ASKS: dict[str, Any] = {
     "teacher": {"kind": "simworld"},
 }
 READY: dict[str, Any] = {"out": "o", "sources": {"s": {"kind": "qac", "path": "x.json"}}}
+TWO: dict[str, Any] = {
+    "out": "o",
+    "sources": {"s": READY["sources"]["s"], "t": READY["sources"]["s"]},
+}
 
 
 def config(raw: dict[str, Any], **changes: object) -> BuildDatasetConfig:
@@ -57,6 +61,12 @@ def test_a_question_may_become_upstreams_times_samples_rows() -> None:
         (ASKS, {"sources": {"s": {"kind": "questions", "path": "q"}}}, "kind openai"),
         (READY, {"teacher": {"kind": "simworld"}}, "remove them"),
         (READY, {"sources": {}}, "sources"),
+        (READY, {"mix": {"s": 1, "t": 1}}, "'t', which is no source; correct it"),
+        (READY, {"sources": {"r": READY["sources"]["s"]}, "mix": {"s": 1}}, "'s', which is no"),
+        (TWO, {"mix": {"s": 1}}, "leaves out source 't'; give it a share"),
+        (TWO, {"mix": {"s": 1, "t": 0}}, "mix.t"),
+        (READY, {"packing": {}}, "packing.tokenizer"),
+        (READY, {"gates": {"max_copy_rat": 0.5}}, "did you mean 'max_copy_rate'"),
         (READY, {"sources": {"s": {"kind": "cvs", "path": "x"}}}, "'qac'"),
         (READY, {"sources": {"s": {"kind": "qac", "pth": "x"}}}, "did you mean 'path'"),
     ],
@@ -77,6 +87,7 @@ def test_settings_that_do_not_fit_name_the_remedy(
         {"base_url": "http://127.0.0.1:9/v1"},
         {"tracking": {"uri": "sqlite:///other.db"}},
         {"max_failed_share": 0.5},
+        {"gates": {"max_copy_rate": 0.5}},
     ],
 )
 def test_where_and_how_fast_is_no_part_of_what(changes: dict[str, Any]) -> None:
@@ -90,6 +101,8 @@ def test_where_and_how_fast_is_no_part_of_what(changes: dict[str, Any]) -> None:
         {"upstreams": {"u": {"model": "copper"}}},
         {"upstreams": {"u": {"model": "amber", "sampling": {"temperature": 0.5}}}},
         {"warmup_share": 0.1},
+        {"mix": {"s": 1}},
+        {"packing": {"tokenizer": "models/one"}},
         {"prompt": {"use": "b"}},
         {"filters": {"max_chars": 10}},
     ],
