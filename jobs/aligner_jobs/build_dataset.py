@@ -6,12 +6,13 @@ import functools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import Dataset
 from rich.console import Console
 
 from aligner import artefacts
@@ -20,6 +21,8 @@ from aligner.errors import AlignerError, DataError
 from aligner.manifest import Manifest, provenance
 from aligner.tracking import Tracker
 from aligner_jobs import dataset_files, decontaminate, near_duplicates, runtime
+from aligner_jobs.asking import ROWS_PER_BLOCK, Desk
+from aligner_jobs.asking import desk as open_desk
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
 from aligner_jobs.config.sources import SimworldSource
 from aligner_jobs.config.teaching import OpenAITeacher, SimworldTeacher
@@ -29,15 +32,13 @@ from aligner_jobs.decontaminate import drop_leaks
 from aligner_jobs.endpoints import endpoints, require_alive, require_replies
 from aligner_jobs.generate import AskUpstreams, probe
 from aligner_jobs.judging import AskJudge
+from aligner_jobs.ledger import metrics_of
 from aligner_jobs.redacting import redact_rows
 from aligner_jobs.sources import Piece, listed, pieces
-from aligner_jobs.stages import ROWS_PER_BLOCK, judge, read_piece, sketch
+from aligner_jobs.stages import judge, read_piece, sketch
 from aligner_jobs.tables import STEPS, Step, Tally
 from aligner_jobs.teaching import AskTeachers, teach_simworld
-from aligner_jobs.terminal import progress_bar, quiet_ray_data, show_funnel
-
-_ROWS_PER_BATCH: Final = 32
-"""Ray Data keeps four batches of a worker going at a time."""
+from aligner_jobs.terminal import progress_bar, quiet_ray_data, show_funnel, show_ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
     work = [piece for name, source in config.sources.items() for piece in pieces(name, source)]
     output = Output.prepare(config)
     leaks = decontaminate.index(config)
-    asyncio.run(probe(endpoints(config)))
+    asyncio.run(probe(list(endpoints(config).values())))
     started = time.monotonic()
     quiet_ray_data()
     with (
@@ -74,9 +75,9 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
         artefacts.staging(config.out) as stage,
     ):
         record.log_params(config.model_dump(mode="json"))
-        with runtime.ray_session(), _errors_of_workers():
+        with runtime.ray_session(), _errors_of_workers(), _desk(config) as desk:
             tally, counts = dataset_files.write(
-                _tables(_sketched(_finished(config, work, leaks), config), config),
+                _tables(_sketched(_finished(config, work, leaks, desk), config), config),
                 stage.path,
                 heldout_share=config.heldout_share,
                 warmup_share=config.warmup_share,
@@ -89,6 +90,8 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
             _require_rows(config, tally, counts)
             funnel = tally.funnel(_steps(config))
             facts = {"sources": _source_facts(config, tally), "identity": config.identity()}
+            ledger = desk.ledger()
+            facts["ledger"] = ledger
             facts = output.finish(
                 stage.path, record, tally=tally, counts=counts, funnel=funnel, facts=facts
             )
@@ -105,23 +108,27 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
             **provenance(),
         )
         record.log_metrics({f"rows_{name}": float(rows) for name, rows in counts.items()})
+        record.log_metrics(metrics_of(ledger))
         record.log_dataset(manifest, config.out, context="output")
     show_funnel(console, manifest, uri=config.out, seconds=time.monotonic() - started)
+    show_ledger(console, ledger)
     return BuildResult(config.out, manifest, reused=False)
 
 
 # --- the pipeline ---------------------------------------------------------------------------------
 
 
-def _finished(config: BuildDatasetConfig, work: list[Piece], leaks: LeakIndex | None) -> Dataset:
+def _finished(
+    config: BuildDatasetConfig, work: list[Piece], leaks: LeakIndex | None, desk: Desk
+) -> Dataset:
     """Columns out: :data:`aligner_jobs.tables.WORK_SCHEMA`. Rows: all, dropped ones included."""
     rows = _read(config, work, leaks)
     if config.asks:
         # What upstreams and teachers are sent leaves the house.
         rows = _redacted(rows, config)
         rows = rows.repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
-        rows = _answered(rows, config)
-        rows = _corrected(rows, config)
+        rows = _answered(rows, config, desk)
+        rows = _corrected(rows, config, desk)
     rows = _redacted(rows, config).map_batches(
         functools.partial(judge, config=config.filters.model_dump(mode="json")),
         batch_format="pyarrow",
@@ -130,8 +137,7 @@ def _finished(config: BuildDatasetConfig, work: list[Piece], leaks: LeakIndex | 
     )
     if config.judge is None:
         return rows
-    settings = {"judge": config.judge.model_dump(mode="json")}
-    return _asking(rows, AskJudge, settings, workers=config.workers)
+    return desk.ask(rows, AskJudge, judge=config.judge.model_dump(mode="json"))
 
 
 def _read(config: BuildDatasetConfig, work: list[Piece], leaks: LeakIndex | None) -> Dataset:
@@ -181,13 +187,13 @@ def _redacted(rows: Dataset, config: BuildDatasetConfig) -> Dataset:
     )
 
 
-def _answered(rows: Dataset, config: BuildDatasetConfig) -> Dataset:
+def _answered(rows: Dataset, config: BuildDatasetConfig, desk: Desk) -> Dataset:
     """Columns as they were, ``answer`` filled. Rows: each question times upstreams and samples."""
     upstreams = {name: one.model_dump(mode="json") for name, one in config.upstreams.items()}
-    return _asking(rows, AskUpstreams, {"upstreams": upstreams}, workers=config.workers)
+    return desk.ask(rows, AskUpstreams, upstreams=upstreams)
 
 
-def _corrected(rows: Dataset, config: BuildDatasetConfig) -> Dataset:
+def _corrected(rows: Dataset, config: BuildDatasetConfig, desk: Desk) -> Dataset:
     """Columns as they were, ``correction`` filled. Rows: the same."""
     teachers = {name: one.model_dump(mode="json") for name, one in config.teachers.items()}
     if any(isinstance(one, SimworldTeacher) for one in config.teachers.values()):
@@ -198,20 +204,8 @@ def _corrected(rows: Dataset, config: BuildDatasetConfig) -> Dataset:
             concurrency=config.workers,
         )
     if any(isinstance(one, OpenAITeacher) for one in config.teachers.values()):
-        rows = _asking(rows, AskTeachers, {"teachers": teachers}, workers=config.workers)
+        rows = desk.ask(rows, AskTeachers, teachers=teachers)
     return rows
-
-
-def _asking(rows: Dataset, stage: type, settings: dict[str, Any], *, workers: int) -> Dataset:
-    return rows.map_batches(
-        stage,
-        fn_constructor_kwargs=settings,
-        batch_format="pyarrow",
-        batch_size=_ROWS_PER_BATCH,
-        compute=ActorPoolStrategy(size=workers),
-        # They mostly wait; two of them may share a core.
-        num_cpus=0.5,
-    )
 
 
 def _tables(rows: Dataset, config: BuildDatasetConfig) -> Iterator[pa.Table]:
@@ -225,6 +219,15 @@ def _tables(rows: Dataset, config: BuildDatasetConfig) -> Iterator[pa.Table]:
 
 
 # --- before and after -----------------------------------------------------------------------------
+
+
+def _desk(config: BuildDatasetConfig) -> contextlib.AbstractContextManager[Desk]:
+    return open_desk(
+        endpoints(config),
+        replies=Path(config.replies or f"{config.out}.replies"),
+        salt=str(config.seed),
+        workers=config.workers,
+    )
 
 
 def _published(config: BuildDatasetConfig) -> Manifest | None:

@@ -1,70 +1,36 @@
 """The last steps of a dataset: duplicates out, mix, splits, warm-up rows, Parquet files.
 
-Rows come in whatever order workers finish, so they are dealt out to files by their ids and sorted
-file by file; everything after that is decided row by row in that order. Since an id is a hash of
-the content, the order is the same in every run, and the first N rows of ``train/`` are a random
-sample of it: samples of growing size nest.
+Rows are sorted first, and everything is decided row by row in that order: it is the same in every
+run, and the first N rows of ``train/`` are a random sample of it, so that samples of growing size
+nest.
 """
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.ipc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from aligner.records import TRIPLE_SCHEMA, from_columns, to_columns
+from aligner import artefacts
+from aligner.errors import DataError
+from aligner.records import TRIPLE_SCHEMA, Question, from_columns, to_columns, turns_of
 from aligner.splits import split_of, unit_hash
 from aligner.warmup import identity_row
-from aligner_jobs.tables import (
-    SET_ASIDE_SCHEMA,
-    SORT_KEY,
-    WORK_SCHEMA,
-    PartWriter,
-    Step,
-    Tally,
-    mark,
-    mark_duplicates,
-)
+from aligner_jobs import sorted_rows
+from aligner_jobs.sorted_rows import SortedRows
+from aligner_jobs.tables import SET_ASIDE_SCHEMA, PartWriter, Step, Tally, mark
 
 TRAIN: Final = "train"
 HELDOUT: Final = "heldout"
 WARMUP: Final = "warmup"
 SET_ASIDE: Final = "set_aside"
 
-_ROWS_PER_DEAL: Final = 16_384
-"""A table is cut into 256 parts; each must be worth its place in a file."""
-
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class SortedRows:
-    """Rows on disk in the order of :data:`aligner_jobs.tables.SORT_KEY`, exact duplicates dropped.
-
-    A row that is not dropped has a number, counted from 0 in that order.
-    """
-
-    files: tuple[Path, ...]
-    kept: int
-    """Rows that are not dropped."""
-
-    def tables(self) -> Iterator[pa.Table]:
-        """All rows, dropped ones among them, file by file."""
-        for path in self.files:
-            with pa.memory_map(str(path)) as mapped:
-                yield pa.ipc.open_file(mapped).read_all()
-
-    def kept_tables(self) -> Iterator[pa.Table]:
-        """The rows that are not dropped, file by file."""
-        for table in self.tables():
-            yield table.filter(pc.is_null(table["reason"]))
-
 
 FindNear = Callable[[SortedRows], Mask]
 """For each numbered row, whether it is a near-duplicate of one with a smaller number."""
@@ -89,7 +55,7 @@ def write(
     each folder. Memory holds no more than a 256th of the rows and a few numbers for each; the rest
     waits on disk in ``folder``.
     """
-    rows = _sorted(_dealt(tables, folder / "unsorted"), folder / "sorted")
+    rows = sorted_rows.sort(tables, folder / "sorted")
     fates = _Fates(rows.kept)
     if find_near is not None:
         fates.drop(find_near(rows), step="duplicates", reason="near_duplicate")
@@ -101,65 +67,25 @@ def write(
         rows, fates.alive, heldout_share=heldout_share, warmup_share=warmup_share
     )
     written = _write_parts(rows, fates, heldout, warmup, folder, look)
-    for path in rows.files:
-        path.unlink()
-    (folder / "sorted").rmdir()
+    shutil.rmtree(rows.folder)
     return written
 
 
-# --- order ----------------------------------------------------------------------------------------
+def heldout_questions(uri: str) -> list[Question]:
+    """The held-out questions of the dataset at ``uri``, once for each of their rows.
 
-
-def _dealt(tables: Iterable[pa.Table], folder: Path) -> list[Path]:
-    """Deal rows out to files by the first two digits of their id; the files, in order."""
-    folder.mkdir()
-    with contextlib.ExitStack() as stack:
-        files: dict[str, pa.RecordBatchFileWriter] = {}
-        for table in _gathered(tables, rows=_ROWS_PER_DEAL):
-            digits = pc.utf8_slice_codeunits(table["row_id"], 0, 2)
-            order = pc.sort_indices(digits)
-            table, digits = table.take(order), digits.take(order)
-            runs = pc.run_end_encode(digits.combine_chunks())
-            start = 0
-            for digit, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
-                if digit not in files:
-                    file = pa.ipc.new_file(folder / f"{digit}.arrow", WORK_SCHEMA)
-                    files[digit] = stack.enter_context(file)
-                files[digit].write_table(table.slice(start, end - start))
-                start = end
-    return sorted(folder.iterdir())
-
-
-def _gathered(tables: Iterable[pa.Table], *, rows: int) -> Iterator[pa.Table]:
-    """``tables``, put together until they hold ``rows`` rows or more."""
-    waiting, count = list[pa.Table](), 0
-    for table in tables:
-        waiting.append(table)
-        count += table.num_rows
-        if count >= rows:
-            yield pa.concat_tables(waiting).combine_chunks()
-            waiting, count = [], 0
-    if count:
-        yield pa.concat_tables(waiting).combine_chunks()
-
-
-def _sorted(dealt: list[Path], folder: Path) -> SortedRows:
-    folder.mkdir()
-    kept, last_id, files = 0, None, []
-    for path in dealt:
-        with pa.memory_map(str(path)) as mapped:
-            table = pa.ipc.open_file(mapped).read_all()
-            table = table.sort_by([(key, "ascending") for key in SORT_KEY])
-        table = mark_duplicates(table, previous_id=last_id)
-        last_id = table["row_id"][-1].as_py()
-        kept += table["reason"].null_count
-        files.append(folder / path.name)
-        with pa.ipc.new_file(files[-1], WORK_SCHEMA) as file:
-            file.write_table(table.combine_chunks())
-        path.unlink()
-    if dealt:
-        dealt[0].parent.rmdir()
-    return SortedRows(tuple(files), kept)
+    Raises:
+        DataError: There is no dataset, or it cannot be read.
+    """
+    artefacts.read_manifest(uri, kind="dataset")
+    filesystem, path = artefacts.resolve(uri)
+    try:
+        table = pq.read_table(
+            f"{path}/{HELDOUT}", filesystem=filesystem, columns=["question", "history"]
+        )
+    except (OSError, pa.ArrowInvalid):
+        raise DataError(f"{uri}/{HELDOUT}: cannot be read; build the dataset again.") from None
+    return [Question(row["question"], turns_of(row["history"])) for row in table.to_pylist()]
 
 
 # --- decisions, row by row ------------------------------------------------------------------------

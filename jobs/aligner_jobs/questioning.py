@@ -7,14 +7,14 @@ from itertools import islice
 from typing import Any, Final, assert_never
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from aligner import artefacts
 from aligner.errors import DataError, EndpointError, GenerationError
 from aligner.manifest import Parent
-from aligner.records import Question, turns_of
+from aligner.records import Question
 from aligner.simworld.questions import heldout_questions, read_question
 from aligner.simworld.world import World
+from aligner_jobs import dataset_files
 from aligner_jobs.config.evaluate import (
     DatasetQuestions,
     EvaluateConfig,
@@ -163,15 +163,7 @@ def _questions(config: EvaluateConfig) -> QuestionSet:
 
 def _of_dataset(source: DatasetQuestions) -> QuestionSet:
     manifest = artefacts.read_manifest(source.uri, kind="dataset")
-    filesystem, path = artefacts.resolve(source.uri)
-    try:
-        table = pq.read_table(
-            f"{path}/heldout", filesystem=filesystem, columns=["question", "history"]
-        )
-    except (OSError, pa.ArrowInvalid):
-        raise DataError(f"{source.uri}/heldout: cannot be read; build the dataset again.") from None
-    rows = table.to_pylist()
-    questions = (Question(row["question"], turns_of(row["history"])) for row in rows)
+    questions = dataset_files.heldout_questions(source.uri)
     return QuestionSet(
         _first(questions, source.limit),
         f"the held-out rows of {manifest.name}",

@@ -66,7 +66,7 @@ def sketch(batch: pa.Table, *, config: dict[str, Any]) -> pa.Table:
     from aligner.adapters.minhash import signatures
 
     settings = NearDuplicates.model_validate(config)
-    alive = pc.is_null(batch["reason"])
+    alive = pc.is_null(batch["reason"]).combine_chunks()
     rows = batch.filter(alive).select(["question", "answer"])
     texts = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
     cut = dedup.banding(settings.threshold)

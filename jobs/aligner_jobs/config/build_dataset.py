@@ -9,7 +9,7 @@ from aligner.dataset_gates import DatasetGates
 from aligner.prompt import PromptChoice
 from aligner.tracking import TrackingConfig
 from aligner.warmup import DEFAULT_SHARE
-from aligner_jobs.config.asking import Upstream, with_base_url
+from aligner_jobs.config.asking import TRANSPORT, Upstream, with_base_url
 from aligner_jobs.config.output import Mix, Packing, mix_problem
 from aligner_jobs.config.quality import Decontamination, FilterConfig, NearDuplicates, Pii
 from aligner_jobs.config.sources import QuestionsSource, Source, brings_questions
@@ -21,10 +21,9 @@ from aligner_jobs.config.teaching import (
     over_http,
 )
 
-_RUNNING = ("out", "tracking", "workers", "base_url")
+_RUNNING = ("out", "tracking", "workers", "base_url", "replies")
 _LIMITS = ("max_bad_share", "max_failed_share", "gates")
 _NOT_CONTENT = (*_RUNNING, *_LIMITS)
-_TRANSPORT = ("base_url", "api_key_env", "timeout_s", "max_attempts", "max_in_flight")
 
 
 class BuildDatasetConfig(StrictModel):
@@ -96,6 +95,10 @@ class BuildDatasetConfig(StrictModel):
     workers: int = Field(default=2, ge=1)
     """Processes that ask upstreams, and as many that ask the teacher."""
 
+    replies: str | None = None
+    """Folder for every reply that was paid for: asked the same again, no model is. Unset: the
+    folder beside ``out`` whose name ends in ``.replies``."""
+
     tracking: TrackingConfig = TrackingConfig()
     """Where the run is recorded."""
 
@@ -122,7 +125,7 @@ class BuildDatasetConfig(StrictModel):
         dump = self.model_dump(mode="json", exclude=set(_NOT_CONTENT))
         endpoints = (dump["upstreams"], dump["teachers"], {"judge": dump["judge"] or {}})
         for endpoint in (one for group in endpoints for one in group.values()):
-            for key in _TRANSPORT:
+            for key in TRANSPORT:
                 endpoint.pop(key, None)
         return dump
 

@@ -61,6 +61,9 @@ class Pii(StrictModel):
     entities: tuple[Entity, ...] = Field(default=ENTITIES, min_length=1)
     """Which kinds to look for. Names of people are not among them: no pattern finds those."""
 
+    phone_region: str = Field(default="US", pattern="^[A-Z]{2}$")
+    """Country of the phone numbers that are written without a country code."""
+
     action: Literal["redact", "drop"] = "redact"
     """Put ``<EMAIL_ADDRESS>`` and the like in their place, or drop the row."""
 
