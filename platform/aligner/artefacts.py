@@ -21,6 +21,9 @@ from aligner.errors import DataError
 from aligner.manifest import FILE_NAME, FileEntry, Kind, Manifest
 
 _CHUNK_BYTES = 1 << 20
+_UPLOADING = "upload-under-way"
+"""Name of an object that is there while an upload goes on. Without a manifest beside it the upload
+broke off and the next one replaces it; files of somebody else are never replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,7 @@ class Staging:
             (self.path / FILE_NAME).write_text(text, encoding="utf-8")
             os.replace(self.path, target)
         else:
-            pafs.copy_files(
-                str(self.path), target, pafs.LocalFileSystem(), filesystem, use_threads=True
-            )
-            with filesystem.open_output_stream(f"{target}/{FILE_NAME}") as stream:
-                stream.write(text.encode())
+            _upload(self.path, filesystem, target, manifest=text)
         return manifest
 
 
@@ -73,6 +72,22 @@ def staging(uri: str) -> Iterator[Staging]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _upload(folder: Path, filesystem: pafs.FileSystem, target: str, *, manifest: str) -> None:
+    """Copy ``folder`` to the empty ``target``, or in the place of an upload that broke off."""
+    mark = f"{target}/{_UPLOADING}"
+    if filesystem.get_file_info(mark).type == pafs.FileType.File:
+        filesystem.delete_dir_contents(target)
+    _write(filesystem, mark, b"")
+    pafs.copy_files(str(folder), target, pafs.LocalFileSystem(), filesystem)
+    _write(filesystem, f"{target}/{FILE_NAME}", manifest.encode())
+    filesystem.delete_file(mark)
+
+
+def _write(filesystem: pafs.FileSystem, path: str, content: bytes) -> None:
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(content)
+
+
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem and the path on it; ``AWS_ENDPOINT_URL`` is honoured for ``s3://``."""
     if "://" not in uri:
@@ -87,13 +102,17 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def exists(uri: str) -> bool:
-    """Whether an artefact, or anything else that is not an empty folder, stands at ``uri``."""
+    """Whether an artefact, or anything else that is not an empty folder, stands at ``uri``.
+
+    What is left of an upload that broke off does not count.
+    """
     filesystem, path = resolve(uri)
     info = filesystem.get_file_info(path)
     if info.type == pafs.FileType.NotFound:
         return False
     if info.type == pafs.FileType.Directory:
-        return bool(filesystem.get_file_info(pafs.FileSelector(path)))
+        names = {entry.base_name for entry in filesystem.get_file_info(pafs.FileSelector(path))}
+        return bool(names) and (FILE_NAME in names or _UPLOADING not in names)
     return True
 
 
