@@ -1,11 +1,12 @@
 import re
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aligner.records import Triple, Turn
-from aligner.redaction import Entity, redact
+from aligner.redaction import Entity, emails, ip_addresses, redact
 
 
 def find(text: str) -> Mapping[str, Entity]:
@@ -43,3 +44,33 @@ def test_nothing_that_was_found_is_left_and_identity_rows_stay_so(one: str, two:
         piece in clean.question + "\n" + clean.answer for piece in {**find(one), **find(two)}
     )
     assert redact(clean, find).row == clean
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Write to jane.doe+x@mail.example.org.", ["jane.doe+x@mail.example.org"]),
+        ("(jörg@müller.de)", ["jörg@müller.de"]),
+        ("@someone and a@b and x@1.2", []),
+        ("a" * 1_000_000 + "@", []),
+        ("a.b@" * 250_000, []),
+    ],
+)
+def test_mail_addresses_have_a_domain(text: str, found: list[str]) -> None:
+    assert emails(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Ping 8.8.8.8.", ["8.8.8.8"]),
+        ("2001:db8::8a2e:370:7334 it is", ["2001:db8::8a2e:370:7334"]),
+        ("127.0.0.1, ::1 and 0.0.0.0", []),
+        ("999.1.1.1 or 1.2.3 or 1.2.3.4.5", []),
+        ("At 12:30:45 std::vector and dead::beef", []),
+        ("1." * 500_000, []),
+        (":" * 1_000_000, []),
+    ],
+)
+def test_addresses_of_machines_are_those_of_others(text: str, found: list[str]) -> None:
+    assert ip_addresses(text) == found
