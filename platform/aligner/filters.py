@@ -117,17 +117,19 @@ _SPECIALS: Final = (
 _FRAMES: Final = tuple(
     sorted(
         {
-            mark.strip()
+            mark
             for template in BUILT_IN.values()
             for piece in re.split(r"\{(?:question|answer)\}", template.template)
             # A frame of several parts leaks one part at a time.
-            for mark in re.split(r"(?<=:) |\n", piece)
-            if mark.strip().endswith(":")
+            for mark in re.split(r"(?<=:) +|\n", piece.strip())
+            # Plain words before a colon open lines of any dialogue.
+            if mark.endswith(":") and mark not in ("USER:", "ASSISTANT:")
         }
-        - {"ASSISTANT:", "USER:"}
-        | {"BEGINNING OF CONVERSATION", *_SPECIALS}
+        | {*_SPECIALS}
     )
 )
+"""The parts of the built-in prompts, and chat templates' marks. They stand in none of the 3,739
+corrections of four published sets."""
 
 
 def language(

@@ -10,6 +10,9 @@ from aligner_jobs.config.quality import FilterConfig
 from aligner_jobs.stages import judge, read_piece
 from aligner_jobs.tables import WORK_SCHEMA, Row, question_row, triple_row
 
+REFUSAL = "I'm sorry, but I can't help with that."
+GERMAN = "Die Hauptstadt liegt am Fluss, und viele Leute wohnen sehr gern dort am großen Wasser."
+
 
 def table(*rows: Row) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=WORK_SCHEMA)
@@ -34,6 +37,19 @@ def judged(triple: Triple, **settings: object) -> str | None:
         (Triple("q", "a" * 9, "c"), {"max_chars": 8}, "long_answer"),
         (Triple("q", "one two", "red blue"), {"min_similarity": 0.2}, "dissimilar"),
         (Triple("q", "one two", "red blue"), {}, None),
+        (Triple("q", "a b c d", "a b c e"), {"max_similarity": 0.7}, "barely_edited"),
+        (Triple("q", "a" * 9, "c"), {"min_length_ratio": 0.5}, "shrunk"),
+        (Triple("q", "a", "c" * 9), {"max_length_ratio": 2.0}, "grown"),
+        (Triple("q", "a", "c [INST]"), {}, "template_leak"),
+        (Triple("q", "a", "c [INST]"), {"drop_template_leaks": False}, None),
+        (Triple("q", "a", "Q!"), {"drop_echoes": True}, "echo"),
+        (Triple("q", "a", "Q!"), {}, None),
+        (Triple("q", "a", REFUSAL), {"drop_new_refusals": True}, "refusal_correction"),
+        (Triple("q", REFUSAL, "c"), {"drop_refused_answers": True}, "refusal_answer"),
+        (Triple("q", REFUSAL, REFUSAL), {}, None),
+        (Triple("q", GERMAN, "c"), {"languages": ["en"]}, "language_answer"),
+        (Triple("q", GERMAN, "c"), {"languages": ["en", "de"]}, None),
+        (Triple("q", GERMAN, "c"), {"languages": ["en"], "min_language_chars": 100}, None),
     ],
 )
 def test_noise_is_dropped_as_configured(

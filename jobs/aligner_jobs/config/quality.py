@@ -38,8 +38,9 @@ class FilterConfig(StrictModel):
     drop_echoes: bool = False
     """Drop corrections that repeat the question first."""
 
-    drop_template_leaks: bool = False
-    """Drop corrections that hold a piece of a prompt's frame or of a chat template."""
+    drop_template_leaks: bool = True
+    """Drop corrections that hold a piece of a built-in prompt or of a chat template which neither
+    question nor answer holds."""
 
     drop_new_refusals: bool = False
     """Drop corrections that refuse where the answer did not. Harmful questions deserve a refusal:
