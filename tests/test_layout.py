@@ -27,6 +27,7 @@ CORE_MAY_IMPORT = {"aligner", "numpy", "pyarrow", "pydantic", "pydantic_core", "
 CONFIG_CLASSES = {
     "jobs/configs/build-dataset": "aligner_jobs.config.build_dataset:BuildDatasetConfig",
     "jobs/configs/evaluate": "aligner_jobs.config.evaluate:EvaluateConfig",
+    "jobs/configs/principles": "aligner.teaching:Principles",
     "jobs/configs/promote": "aligner_jobs.config.promote:PromoteConfig",
     "jobs/configs/quickstart": "aligner_jobs.config.quickstart:QuickstartConfig",
     "jobs/configs/train": "aligner_jobs.config.train:TrainConfig",
