@@ -33,7 +33,7 @@ from aligner_jobs.endpoints import endpoints, require_alive, require_replies
 from aligner_jobs.generate import AskUpstreams, probe
 from aligner_jobs.judging import AskJudge
 from aligner_jobs.ledger import metrics_of
-from aligner_jobs.redacting import redact_rows
+from aligner_jobs.redacting import RedactionCount, redact_rows
 from aligner_jobs.sources import Piece, listed, pieces
 from aligner_jobs.stages import judge, read_piece, sketch
 from aligner_jobs.tables import STEPS, Step, Tally
@@ -66,6 +66,7 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
         return BuildResult(config.out, found, reused=True)
     work = [piece for name, source in config.sources.items() for piece in pieces(name, source)]
     output = Output.prepare(config)
+    redactions = RedactionCount(then=output.profile.look)
     leaks = decontaminate.index(config)
     asyncio.run(probe(list(endpoints(config).values())))
     started = time.monotonic()
@@ -83,7 +84,7 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
                 warmup_share=config.warmup_share,
                 find_near=_find_near(config),
                 mix=config.mix,
-                look=output.profile.look,
+                look=redactions.look,
             )
             require_replies(config, tally)
             output.require_mixed(tally)
@@ -92,6 +93,8 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
             facts = {"sources": _source_facts(config, tally), "identity": config.identity()}
             ledger = desk.ledger()
             facts["ledger"] = ledger
+            if config.pii is not None:
+                facts["pii"] = redactions.facts()
             facts = output.finish(
                 stage.path, record, tally=tally, counts=counts, funnel=funnel, facts=facts
             )

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from aligner.errors import EndpointError, GenerationError
 from aligner.generation import Endpoint
+from aligner_jobs.config.asking import ApiModel
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
 from aligner_jobs.config.teaching import OpenAITeacher
 from aligner_jobs.generate import GAVE_UP
@@ -18,11 +19,15 @@ from aligner_jobs.tables import Row, Step, Tally
 _THE_JUDGE: Final = "the judge"
 
 
-def endpoints(config: BuildDatasetConfig) -> list[Endpoint]:
-    """All that the job will ask."""
-    teachers = [one for one in config.teachers.values() if isinstance(one, OpenAITeacher)]
-    judge = [] if config.judge is None else [config.judge]
-    return [*config.upstreams.values(), *teachers, *judge]
+def endpoints(config: BuildDatasetConfig) -> dict[str, ApiModel]:
+    """All that the job will ask over HTTP, by their places in the config."""
+    found: dict[str, ApiModel] = {f"upstreams.{n}": one for n, one in config.upstreams.items()}
+    for name, teacher in config.teachers.items():
+        if isinstance(teacher, OpenAITeacher):
+            found[f"teachers.{name}"] = teacher
+    if config.judge is not None:
+        found["judge"] = config.judge
+    return found
 
 
 def require_alive(config: BuildDatasetConfig, table: pa.Table) -> None:

@@ -12,9 +12,12 @@ import pyarrow as pa
 
 from aligner.adapters.openai_http import OpenAIChat, failure_reason
 from aligner.errors import EndpointError, GenerationError
-from aligner.generation import Completion, Endpoint, Messages, Sampling, chat_messages
-from aligner_jobs.config.asking import Upstream
+from aligner.generation import Completion, Endpoint, Messages, chat_messages
+from aligner_jobs.config.asking import ApiModel, Upstream
+from aligner_jobs.line import Line, line_to
+from aligner_jobs.reply_store import decoded, encoded, reply_key
 from aligner_jobs.tables import WORK_SCHEMA, Row, Step, drop, history_of
+from aligner_jobs.traffic import Traffic
 
 GAVE_UP: Final = "gave_up_"
 """Before the reason of a row for which the model was not even asked any more. The driver ends the
@@ -25,12 +28,22 @@ _GIVE_UP_AFTER: Final = 20
 
 
 class Asker:
-    """One model, a bound on the requests in flight, and an eye on whether it is there at all."""
+    """One model, a bound on the requests in flight, and an eye on whether it is there at all.
 
-    def __init__(self, endpoint: Endpoint, sampling: Sampling, *, max_in_flight: int) -> None:
-        self._chat = OpenAIChat(endpoint)
-        self._sampling = sampling
-        self._free = asyncio.Semaphore(max_in_flight)
+    With a line to the switchboard, what was replied before is not asked for again, and budgets
+    hold over all workers.
+    """
+
+    def __init__(
+        self, model: ApiModel, *, name: str, line: Line | None = None, salt: str = ""
+    ) -> None:
+        """``name`` is what budget and ledger know the model by, ``salt`` whatever decides its
+        replies beside the request."""
+        traffic = Traffic(name, line, budgeted=model.budgeted)
+        self._chat = OpenAIChat(model, admit=traffic.admit)
+        self._model = model
+        self._name, self._line, self._salt = name, line, salt
+        self._free = asyncio.Semaphore(model.max_in_flight)
         self._refused_in_a_row = 0
         self._last_refusal = ""
 
@@ -40,11 +53,33 @@ class Asker:
         The reason begins with :data:`GAVE_UP`, at once and without a request, when request after
         request found nobody there.
         """
+        if self._line is None:
+            return await self._asked(messages, n=n)
+        model, sampling = self._model.model, self._model.sampling
+        key = reply_key(self._name, model, messages, sampling, n=n, salt=self._salt)
+        if (kept := await self._line.look_up(key)) is not None:
+            self._line.count(self._name, kept=1)
+            await self._line.finish()
+            return decoded(kept)
+        self._line.count(self._name, asked=1)
+        result = await self._asked(messages, n=n)
+        if isinstance(result, str):
+            self._line.count(self._name, failed=1)
+            await self._line.finish()
+        else:
+            await self._line.finish(key, encoded(result))
+        return result
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._chat.aclose()
+
+    async def _asked(self, messages: Messages, *, n: int) -> list[Completion] | str:
         async with self._free:
             if self._refused_in_a_row >= _GIVE_UP_AFTER:
                 return GAVE_UP + self._last_refusal
             try:
-                completions = await self._chat.complete_many(messages, self._sampling, n=n)
+                completions = await self._chat.complete_many(messages, self._model.sampling, n=n)
             except GenerationError as exc:
                 reason = failure_reason(exc)
                 if isinstance(exc, EndpointError):
@@ -54,10 +89,6 @@ class Asker:
         self._refused_in_a_row = 0
         return completions
 
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._chat.aclose()
-
 
 class AskUpstreams:
     """Columns in: :data:`WORK_SCHEMA`, answers null. Columns out: the same, answers filled.
@@ -66,10 +97,14 @@ class AskUpstreams:
     for an upstream's samples); rows with an answer, and dropped ones, pass unchanged.
     """
 
-    def __init__(self, upstreams: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, upstreams: Mapping[str, Mapping[str, Any]], switchboard: Any = None, salt: str = ""
+    ) -> None:
+        """``switchboard`` is the process that all workers share, where there is one."""
+        line = line_to(switchboard)
         self._upstreams = {name: Upstream.model_validate(raw) for name, raw in upstreams.items()}
         self._askers = {
-            name: Asker(upstream, upstream.sampling, max_in_flight=upstream.max_in_flight)
+            name: Asker(upstream, name=f"upstreams.{name}", line=line, salt=salt)
             for name, upstream in self._upstreams.items()
         }
 

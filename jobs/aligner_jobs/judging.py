@@ -11,6 +11,7 @@ from aligner.pairwise import Choice
 from aligner.records import Question
 from aligner_jobs.config.teaching import OpenAIJudge
 from aligner_jobs.generate import Asker, work_table
+from aligner_jobs.line import line_to
 from aligner_jobs.single_reply import NoReply, reply_of
 from aligner_jobs.tables import Row, drop, history_of
 
@@ -28,11 +29,10 @@ class AskJudge:
     Identity rows and dropped ones pass without being asked for.
     """
 
-    def __init__(self, judge: Mapping[str, Any]) -> None:
+    def __init__(self, judge: Mapping[str, Any], switchboard: Any = None, salt: str = "") -> None:
+        """``switchboard`` is the process that all workers share, where there is one."""
         self._judge = OpenAIJudge.model_validate(judge)
-        self._asker = Asker(
-            self._judge, self._judge.sampling, max_in_flight=self._judge.max_in_flight
-        )
+        self._asker = Asker(self._judge, name="judge", line=line_to(switchboard), salt=salt)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Judge the rows of ``batch``."""

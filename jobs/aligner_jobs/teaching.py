@@ -15,6 +15,7 @@ from aligner.simworld.world import World
 from aligner.splits import unit_hash
 from aligner_jobs.config.teaching import OpenAITeacher, SimworldTeacher, Teacher
 from aligner_jobs.generate import Asker, work_table
+from aligner_jobs.line import line_to
 from aligner_jobs.single_reply import NoReply, reply_of
 from aligner_jobs.tables import Row, drop, history_of, on_rows
 
@@ -66,14 +67,18 @@ class AskTeachers:
     asked over HTTP, pass unchanged.
     """
 
-    def __init__(self, teachers: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, teachers: Mapping[str, Mapping[str, Any]], switchboard: Any = None, salt: str = ""
+    ) -> None:
+        """``switchboard`` is the process that all workers share, where there is one."""
+        line = line_to(switchboard)
         known = _TEACHERS.validate_python(teachers)
         self._shares = {name: teacher.share for name, teacher in known.items()}
         self._teachers = {
             name: teacher for name, teacher in known.items() if isinstance(teacher, OpenAITeacher)
         }
         self._askers = {
-            name: Asker(teacher, teacher.sampling, max_in_flight=teacher.max_in_flight)
+            name: Asker(teacher, name=f"teachers.{name}", line=line, salt=salt)
             for name, teacher in self._teachers.items()
         }
 

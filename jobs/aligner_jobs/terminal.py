@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -55,3 +56,20 @@ def show_funnel(console: Console, manifest: Manifest, *, uri: str, seconds: floa
     rate = manifest.funnel[-1].rows_out / max(seconds, 1e-9)
     how = f"{held} rows in {seconds:.0f} s ({rate:,.0f} rows/s)"
     console.print(f"{uri}: {how}; open {PAGE_FILE} there.", soft_wrap=True)
+
+
+def show_ledger(console: Console, ledger: Mapping[str, Mapping[str, Any]]) -> None:
+    """What was asked of models, where any was."""
+    if not ledger:
+        return
+    table = Table(title="what was asked of models, since their replies are kept")
+    for column in ("model", "asked", "kept", "failed", "requests", "retries", "tokens", "USD"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, entry in ledger.items():
+        tokens = entry["prompt_tokens"] + entry["completion_tokens"]
+        amounts = [
+            *(entry[item] for item in ("asked", "kept", "failed", "sent", "retries")),
+            tokens,
+        ]
+        table.add_row(name, *(f"{amount:,}" for amount in amounts), f"{entry['usd']:,.2f}")
+    console.print(table)

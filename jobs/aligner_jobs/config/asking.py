@@ -1,23 +1,61 @@
-"""Who answers: upstreams."""
+"""Who answers, and how fast any model behind an API may be asked."""
 
-from typing import Any
+from typing import Any, Final, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aligner.generation import Endpoint, Sampling
 
+TRANSPORT: Final = (
+    *("base_url", "api_key_env", "timeout_s", "max_attempts", "deadline_s", "max_in_flight"),
+    *("requests_per_min", "tokens_per_min"),
+    *("usd_per_1m_prompt_tokens", "usd_per_1m_completion_tokens"),
+)
+"""Fields of an endpoint that have no say in what it replies."""
 
-class Upstream(Endpoint):
-    """A model whose answers are to be corrected."""
+
+class ApiModel(Endpoint):
+    """A model behind an API: how it decodes, how fast it may be asked, what it costs."""
 
     sampling: Sampling = Sampling()
     """How it decodes."""
 
+    max_in_flight: int = Field(default=16, ge=1)
+    """Requests of one worker that it answers at the same time."""
+
+    requests_per_min: int | None = Field(default=None, ge=1)
+    """Over all workers, each attempt counted; never more in any minute. Unset: no limit."""
+
+    tokens_per_min: int | None = Field(default=None, ge=1)
+    """Likewise, of prompts and completions together. A request counts as what it may use at most
+    until its reply says what it did use."""
+
+    usd_per_1m_prompt_tokens: float = Field(default=0.0, ge=0.0)
+    """Price of a million, for the ledger."""
+
+    usd_per_1m_completion_tokens: float = Field(default=0.0, ge=0.0)
+    """Price of a million, for the ledger."""
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether a request has to wait for its turn."""
+        return self.requests_per_min is not None or self.tokens_per_min is not None
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Self:
+        if self.tokens_per_min is not None and self.tokens_per_min < self.sampling.max_tokens:
+            raise ValueError(
+                f"tokens_per_min={self.tokens_per_min} is less than one completion may have; "
+                f"raise it or lower sampling.max_tokens={self.sampling.max_tokens}"
+            )
+        return self
+
+
+class Upstream(ApiModel):
+    """A model whose answers are to be corrected."""
+
     samples_per_question: int = Field(default=1, ge=1, le=128)
     """Answers to each question; more than one needs a temperature above 0 to differ."""
-
-    max_in_flight: int = Field(default=16, ge=1)
-    """Requests of one worker that this upstream answers at the same time."""
 
 
 def with_base_url(endpoints: dict[Any, Any], base_url: object) -> dict[Any, Any]:

@@ -7,11 +7,10 @@ from pydantic import Field, model_validator
 
 from aligner.config import StrictModel
 from aligner.tracking import TrackingConfig
-from aligner_jobs.config.asking import Upstream, with_base_url
+from aligner_jobs.config.asking import TRANSPORT, Upstream, with_base_url
 from aligner_jobs.config.sources import QuestionsSource
 
 _NOT_CONTENT = ("out", "model", "export", "tracking", "base_url", "max_failed_share")
-_TRANSPORT = ("base_url", "api_key_env", "timeout_s", "max_attempts", "max_in_flight")
 
 
 class SimworldQuestions(StrictModel):
@@ -140,7 +139,7 @@ class EvaluateConfig(StrictModel):
         """The settings that decide what a report says, apart from the model itself."""
         dump = self.model_dump(mode="json", exclude=set(_NOT_CONTENT))
         for upstream in dump["upstreams"].values():
-            for key in _TRANSPORT:
+            for key in TRANSPORT:
                 upstream.pop(key, None)
         return dump
 

@@ -7,8 +7,8 @@ from pydantic import Field, field_validator
 
 from aligner import pairwise, teaching
 from aligner.config import StrictModel, load
-from aligner.generation import Endpoint, Sampling
 from aligner.teaching import Principles
+from aligner_jobs.config.asking import ApiModel
 from aligner_jobs.programs import shipped_config
 
 
@@ -28,13 +28,10 @@ class SimworldTeacher(_Sharing):
     kind: Literal["simworld"]
 
 
-class OpenAITeacher(Endpoint, _Sharing):
+class OpenAITeacher(ApiModel, _Sharing):
     """A model that corrects, behind an API."""
 
     kind: Literal["openai"]
-
-    sampling: Sampling = Sampling()
-    """How it decodes."""
 
     principles: Principles = Field(default_factory=_shipped_principles)
     """What makes an answer good: a YAML file like ``configs/principles/default.yaml`` (the
@@ -47,9 +44,6 @@ class OpenAITeacher(Endpoint, _Sharing):
     """The wish for a correction, after the principles. A reply of ``<keep/>`` alone leaves the
     answer as it is, so say when to give it."""
 
-    max_in_flight: int = Field(default=16, ge=1)
-    """Requests of one worker that it answers at the same time."""
-
     @field_validator("principles", mode="before")
     @classmethod
     def _read_principles(cls, value: object) -> object:
@@ -59,22 +53,16 @@ class OpenAITeacher(Endpoint, _Sharing):
 Teacher = Annotated[SimworldTeacher | OpenAITeacher, Field(discriminator="kind")]
 
 
-class OpenAIJudge(Endpoint):
+class OpenAIJudge(ApiModel):
     """A model that compares each answer with its correction, behind an API."""
 
     kind: Literal["openai"]
-
-    sampling: Sampling = Sampling()
-    """How it decodes."""
 
     instruction: str = pairwise.INSTRUCTION
     """Its system message; replies must name one of ``[[first]]``, ``[[second]]``, ``[[tie]]``."""
 
     keep_ties: bool = False
     """Keep rows whose correction it finds as good as the answer, or that it decides by position."""
-
-    max_in_flight: int = Field(default=16, ge=1)
-    """Requests of one worker that it answers at the same time."""
 
 
 def as_teachers(raw: dict[Any, Any]) -> dict[Any, Any]:
