@@ -20,6 +20,7 @@ from aligner.adapters.simworld_http import SimworldServer
 from aligner.manifest import Manifest
 from aligner.records import TRIPLE_SCHEMA, Question, from_columns
 from aligner.simworld.judge import SimJudge
+from aligner.simworld.teacher import correct
 from aligner.simworld.world import World
 from aligner_jobs import programs
 
@@ -193,6 +194,54 @@ def test_questions_become_a_dataset_and_again_the_same(
     assert time.monotonic() - start < 15
     assert "other settings" in error_line(bench.run(config, f"out={first}", *sets, "seed=1"))
     assert bench.left_over() == []
+
+
+@pytest.mark.e2e
+def test_teachers_share_the_answers_and_a_judge_looks_at_their_corrections(
+    bench: Bench, simworld: SimworldServer
+) -> None:
+    out = bench.folder / "taught"
+    far = "kind: openai, model: teacher"
+    done = bench.run(
+        CONFIGS / "simworld.yaml",
+        f"out={out}",
+        f"base_url={simworld.base_url}",
+        f"sources.simworld.limit={QUESTIONS}",
+        "teacher=null",
+        f"teachers={{near: {{kind: simworld}}, far: {{{far}}}, slow: {{{far}, critique: true}}}}",
+        "judge={kind: openai, model: judge}",
+        "warmup_share=0",
+    )
+    assert done.code == 0, done.error
+    manifest = require_sound(out)
+    assert [step.step for step in manifest.funnel][3:5] == ["filters", "judge"]
+    assert not any(step.dropped for step in manifest.funnel[:5])
+    found = rows(out, "train") + rows(out, "heldout")
+    assert {row["teacher"] for row in found} == {"near", "far", "slow"}
+    world = World(0)
+    for row in found:
+        assert row["correction"] == correct(world, Question(row["question"]), row["answer"])
+    # Some were left alone, which the teachers over HTTP say by their marker.
+    kept = {row["teacher"] for row in found if row["correction"] == row["answer"]}
+    assert {"far", "slow"} & kept
+
+
+@pytest.mark.e2e
+def test_personal_data_is_gone_from_the_dataset_and_counted(bench: Bench) -> None:
+    file, out = bench.folder / "personal.jsonl", bench.folder / "redacted"
+    told = {"question": "Who is jo@example.org?", "answer": "Call 212-555-0199."}
+    lines = [{**told, "correction": f"Jo is number {number}."} for number in range(20)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = bench.run(
+        CONFIGS / "qac.yaml", f"out={out}", f"sources.qac.path={file}", "pii={}", "heldout_share=0"
+    )
+    assert done.code == 0, done.error
+    manifest = require_sound(out)
+    places = {"EMAIL_ADDRESS": 20, "PHONE_NUMBER": 20}
+    assert manifest.facts["pii"] == {"rows": 20, "places": places}
+    assert {row["question"] for row in rows(out, "train")} == {"Who is <EMAIL_ADDRESS>?"}
+    written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert b"jo@example" not in written and b"555-0199" not in written
 
 
 @pytest.mark.e2e
