@@ -1,0 +1,81 @@
+"""Killed at any moment and started again, a job pays for nothing twice and loses nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flaky_api import THE_ISSUES, FlakyApi, Faults
+from killing import kill_at
+
+from aligner import artefacts
+from aligner.manifest import Manifest
+from aligner_jobs import programs
+
+QUESTIONS = 600
+CONFIG = Path(__file__).parents[2] / "jobs/configs/build-dataset/simworld.yaml"
+
+
+def command(api: FlakyApi, out: Path, *sets: str) -> list[str]:
+    upstream = {
+        "model": "flaky",
+        "timeout_s": 2.0,
+        "max_attempts": 10,
+        "usd_per_1m_completion_tokens": 1000.0,
+    }
+    settings = (
+        f"out={out}",
+        f"base_url={api.base_url}",
+        f"sources.simworld.limit={QUESTIONS}",
+        f"upstreams={json.dumps({'flaky': upstream})}",
+        f"tracking.uri=sqlite:///{out.parent}/mlflow.db",
+        f"tracking.artifacts={out.parent}/mlartifacts",
+        *sets,
+    )
+    return programs.command("build-dataset", CONFIG, settings)
+
+
+def built(api: FlakyApi, out: Path, *sets: str) -> Manifest:
+    done = subprocess.run(
+        command(api, out, *sets), env=ENV, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return artefacts.read_manifest(str(out), kind="dataset")
+
+
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "150"}
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(400)
+def test_a_killed_job_resumes_without_paying_twice(tmp_path: Path) -> None:
+    calm = Faults(latency_s=0.1)
+    with FlakyApi(calm) as api:
+        whole = built(api, tmp_path / "whole")
+        assert api.seen().paid == QUESTIONS
+    # A malformed reply is paid for as well; it is left out so that the rest can be counted.
+    faults = Faults(latency_s=0.1, share_429=0.05, share_500=0.02, share_hang=0.01)
+    out = tmp_path / "killed"
+    with FlakyApi(faults) as api:
+        kill_at(command(api, out), api, paid=[100, 300], env=ENV)
+        assert not out.exists()
+        resumed = built(api, out)
+        seen = api.seen()
+    assert resumed.content_hash == whole.content_hash
+    assert seen.distinct == QUESTIONS
+    # What was under way when the job was killed is all that may be paid for again.
+    assert seen.paid_twice <= 2 * 2 * 16
+    ledger = resumed.facts["ledger"]["upstreams.flaky"]
+    assert ledger["kept"] >= 200
+    assert ledger["failed"] == 0
+    assert ledger["completion_tokens"] >= 20 * (QUESTIONS - 64)
+    assert ledger["usd"] == pytest.approx(ledger["completion_tokens"] / 1000)
+
+    # Other filters over the same replies cost nothing.
+    with FlakyApi(calm) as api:
+        again = f"replies={out}.replies"
+        other = built(api, tmp_path / "other", again, "filters.max_chars=10")
+        assert api.seen().paid == 0
+    assert other.content_hash != whole.content_hash
