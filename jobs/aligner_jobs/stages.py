@@ -101,8 +101,13 @@ def _filters(config: FilterConfig) -> tuple[filters.Filter, ...]:
 def _size_filters(config: FilterConfig) -> list[filters.Filter]:
     chosen: list[filters.Filter] = []
     if config.min_length_ratio > 0 or config.max_length_ratio is not None:
-        limits = {"smallest": config.min_length_ratio, "largest": config.max_length_ratio}
-        chosen.append(functools.partial(filters.length_ratio, **limits))
+        chosen.append(
+            functools.partial(
+                filters.length_ratio,
+                smallest=config.min_length_ratio,
+                largest=config.max_length_ratio,
+            )
+        )
     if config.min_similarity > 0 or config.max_similarity < 1:
         chosen.append(
             functools.partial(

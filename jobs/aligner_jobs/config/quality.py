@@ -49,7 +49,7 @@ class FilterConfig(StrictModel):
     drop_refused_answers: bool = False
     """Drop rows whose answer refuses."""
 
-    languages: tuple[str, ...] = ()
+    languages: tuple[Annotated[str, Field(pattern="^[a-z]{2}$")], ...] = ()
     """Languages that texts may be in, as ISO 639-1 codes (``[en, de]``); none: any."""
 
     min_language_chars: int = Field(default=80, ge=1)
