@@ -145,7 +145,8 @@ def on_all_cores(work: Work, chunks: Iterable[Chunk]) -> Iterator[Done]:
     """A :data:`Spread` over Ray's tasks: two for each core are under way or waiting to be read."""
     import ray
 
-    at_most = 2 * int(ray.cluster_resources()["CPU"])
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    at_most = 2 * int(resources["CPU"])
     # The tokenizer travels once, not with each chunk.
     shared = ray.put(work)
     run = ray.remote(_run)

@@ -1,13 +1,15 @@
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from aligner.dataset_gates import DatasetGates, DatasetNumbers, hold
 
 
-def failed(gates: DatasetGates | None = None, **changed: float) -> list[str]:
-    usual = {"copy_rate": 0.3, "mean_similarity": 0.7, "dropped_share": 0.2}
-    numbers = DatasetNumbers(**{**usual, **changed})
+def failed(gates: DatasetGates | None = None, **changed: Any) -> list[str]:
+    usual = DatasetNumbers(copy_rate=0.3, mean_similarity=0.7, dropped_share=0.2)
+    numbers = replace(usual, **changed)
     return [check.name for check in hold(numbers, gates or DatasetGates()) if not check.passed]
 
 
@@ -24,7 +26,7 @@ def test_a_usual_dataset_passes() -> None:
         ({"mean_similarity": math.nan}, "min_mean_similarity"),
     ],
 )
-def test_each_threshold_fails_by_its_name(changed: dict[str, float], name: str) -> None:
+def test_each_threshold_fails_by_its_name(changed: dict[str, Any], name: str) -> None:
     assert failed(**changed) == [name]
 
 
