@@ -43,7 +43,7 @@ class DatasetReport:
     """The profile's sample."""
     checks: Sequence[Check]
     facts: Mapping[str, Any]
-    """Those of the manifest; ``ledger`` and ``packing`` are shown where they are there."""
+    """Those of the manifest; ``ledger``, ``packing`` and ``pii`` are shown where they are there."""
 
     @property
     def failed(self) -> list[Check]:
@@ -92,6 +92,7 @@ def render(report: DatasetReport) -> str:
         reasons=reasons,
         ledger=ledger_table(report.facts.get("ledger", {})),
         packing=report.facts.get("packing"),
+        pii=report.facts.get("pii"),
         examples=[Example(c.row, c.similarity, _pieces(c.row)) for c in shown(report.compared)],
     )
 
@@ -128,7 +129,7 @@ def reason_table(tally: Tally) -> tuple[list[str], list[ReasonRow]]:
 
 
 def ledger_table(ledger: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[Any]]]]:
-    """Columns, and a row for each model that was asked: what it was asked for, and at what cost."""
+    """Columns, and a row for each model that was asked: how often, and at what cost."""
     columns = list(dict.fromkeys(key for one in ledger.values() for key in one))
     return columns, [(name, [one.get(key, "") for key in columns]) for name, one in ledger.items()]
 

@@ -74,7 +74,7 @@ def test_the_page_says_what_went_where_and_that_all_gates_were_passed() -> None:
     assert "4 noise" in text
     for title in ("Where each row went", "How long the texts are", "What was dropped"):
         assert title in text
-    assert "What it took" not in text
+    assert "What was asked of models" not in text
     assert "Packs of" not in text
 
 
@@ -102,6 +102,7 @@ def test_the_same_rows_give_the_same_page() -> None:
 def test_what_was_spent_and_packed_is_shown_where_it_is_known() -> None:
     packs = {"documents": 9, "packs": 2, "tokens": 1234, "fill_rate": 0.5, "set_aside": {"x": 1}}
     facts = {
+        "pii": {"rows": 2, "places": {"EMAIL_ADDRESS": 3, "PHONE_NUMBER": 1}},
         "ledger": {"u": {"requests": 1200, "retries": {"http_429": 3}}, "t": {"cost": 0.25}},
         "packing": {
             "tokenizer": "models/one",
@@ -113,6 +114,7 @@ def test_what_was_spent_and_packed_is_shown_where_it_is_known() -> None:
     text = text_of(render(report_of(rows_of(["u"]), facts=facts)))
     assert "1,200 3 http_429" in text
     assert "0.25" in text
+    assert "Redacted in 2 rows: 3 EMAIL_ADDRESS, 1 PHONE_NUMBER." in text
     assert "Packs of 2,048 tokens" in text
     assert "1,234 50.0 % 1 x" in text
 
