@@ -62,26 +62,18 @@ def redact(row: Triple, find: Find) -> Redacted:
     What was found in one text is replaced in all of them, also where it would not have been found:
     an identity row stays one, and what the teacher left alone stays alone.
     """
-    texts = (row.question, row.answer, row.correction, *(turn.text for turn in row.history))
+    texts = [row.question, row.answer, row.correction, *(turn.text for turn in row.history)]
     found: dict[str, Entity] = {}
     for text in texts:
         found.update(find(text))
     if not found:
         return Redacted(row, ())
-    # Longest first: an address that ends another is part of it.
-    longest = sorted(found, key=lambda piece: (-len(piece), piece))
-    pattern = re.compile("|".join(re.escape(piece) for piece in longest))
     entities: list[Entity] = []
-
-    def marked(match: re.Match[str]) -> str:
-        entities.append(found[match[0]])
-        return f"<{found[match[0]]}>"
-
-    clean = replace(
-        row,
-        question=pattern.sub(marked, row.question),
-        answer=pattern.sub(marked, row.answer),
-        correction=pattern.sub(marked, row.correction),
-        history=tuple(Turn(turn.role, pattern.sub(marked, turn.text)) for turn in row.history),
-    )
+    # Longest first: an address that ends another is part of it.
+    for piece in sorted(found, key=lambda piece: (-len(piece), piece)):
+        entities += [found[piece]] * sum(text.count(piece) for text in texts)
+        texts = [text.replace(piece, f"<{found[piece]}>") for text in texts]
+    question, answer, correction, *past = texts
+    history = tuple(Turn(turn.role, text) for turn, text in zip(row.history, past, strict=True))
+    clean = replace(row, question=question, answer=answer, correction=correction, history=history)
     return Redacted(clean, tuple(entities))

@@ -36,6 +36,13 @@ def test_an_address_within_another_is_part_of_it() -> None:
     assert redact(row, find).row.question == "<EMAIL_ADDRESS> and <EMAIL_ADDRESS>"
 
 
+def test_thousands_of_different_finds_are_replaced_in_seconds() -> None:
+    text = " ".join(f"{number}@b" for number in range(5_000))
+    clean = redact(Triple(text, text, "c"), find)
+    assert clean.row.answer == " ".join(["<EMAIL_ADDRESS>"] * 5_000)
+    assert len(clean.entities) == 10_000
+
+
 @given(st.text("ab@ .", max_size=30), st.text("ab@ .", max_size=30))
 def test_nothing_that_was_found_is_left_and_identity_rows_stay_so(one: str, two: str) -> None:
     clean = redact(Triple(one, two, two), find).row
