@@ -39,6 +39,12 @@ def test_the_content_hash_follows_files_and_prompt_not_the_time() -> None:
     assert first.content_hash != other.content_hash
 
 
+def test_the_page_for_people_is_no_content() -> None:
+    files = {"train/part-0.parquet": FileEntry(size_bytes=3, sha256="ab")}
+    page = {"report.html": FileEntry(size_bytes=1, sha256="cd")}
+    assert manifest(files=files | page).content_hash == manifest(files=files).content_hash
+
+
 def test_a_fingerprint_that_this_code_does_not_render_is_refused() -> None:
     stale = manifest(prompt_fingerprint=A.fingerprint)
     with pytest.raises(ContractMismatch, match=f"{A.fingerprint}.*{PLAIN.fingerprint}"):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
-from aligner.adapters.hf_tokenizer import HfTokenizer
+from aligner.adapters.hf_tokenizer import HfTokenizer, hash_files, open_files, read_files
 from aligner.errors import DataError
 
 SPECIAL = {"<pad>": 0, "<s>": 1, "</s>": 2}
@@ -66,6 +66,15 @@ def test_a_truncating_tokenizer_is_made_to_keep_everything() -> None:
     backend.enable_truncation(max_length=2)
     backend.enable_padding(length=2)
     assert len(HfTokenizer(backend, bos_token_id=1, eos_token_id=2).encode("abcd")) == 4
+
+
+def test_a_tokenizer_travels_as_its_files(tmp_path: Path) -> None:
+    files = read_files(folder(tmp_path, tokenizer_config={"eos_token": "</s>"}, weights={"w": 1}))
+    assert set(files) == {"tokenizer.json", "tokenizer_config.json"}
+    assert open_files(files).eos_token_id == 2
+    reversed_files = dict(reversed(files.items()))
+    assert hash_files(reversed_files) == hash_files(files)
+    assert hash_files(files) != hash_files({**files, "tokenizer_config.json": b"{}"})
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
