@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ray.data import ActorPoolStrategy, Dataset
 
-from aligner_jobs.config.asking import ApiModel
+from aligner_jobs.config.asking import ApiModel, LocalUpstream
 from aligner_jobs.ledger import Ledger, ledger_of
 from aligner_jobs.switchboard import Connected, Limits, connected
 
@@ -25,7 +25,7 @@ class Desk:
     """Where the asking stages of one job meet."""
 
     switchboard: Connected
-    models: Mapping[str, ApiModel]
+    models: Mapping[str, ApiModel | LocalUpstream]
     salt: str
     workers: int
 
@@ -58,7 +58,7 @@ def ask(rows: Dataset, stage: type, settings: Mapping[str, Any], *, workers: int
 
 @contextlib.contextmanager
 def desk(
-    models: Mapping[str, ApiModel], *, replies: Path, salt: str, workers: int
+    models: Mapping[str, ApiModel | LocalUpstream], *, replies: Path, salt: str, workers: int
 ) -> Iterator[Desk]:
     """Start what asking ``models`` needs, on the Ray that is there.
 
@@ -68,7 +68,7 @@ def desk(
     limits = {
         name: Limits(model.requests_per_min, model.tokens_per_min)
         for name, model in models.items()
-        if model.budgeted
+        if isinstance(model, ApiModel) and model.budgeted
     }
     with connected(limits, replies) as switchboard:
         yield Desk(switchboard, models, salt, workers)

@@ -29,10 +29,11 @@ from aligner_jobs.config.teaching import OpenAITeacher, SimworldTeacher
 from aligner_jobs.dataset_files import FindNear
 from aligner_jobs.dataset_output import Output
 from aligner_jobs.decontaminate import drop_leaks
-from aligner_jobs.endpoints import endpoints, require_alive, require_replies
+from aligner_jobs.endpoints import endpoints, local_upstreams, require_alive, require_replies
 from aligner_jobs.generate import AskUpstreams, probe
 from aligner_jobs.judging import AskJudge
 from aligner_jobs.ledger import metrics_of
+from aligner_jobs.local_upstreams import fill, require_usable
 from aligner_jobs.redacting import RedactionCount, redact_rows
 from aligner_jobs.sources import Piece, listed, pieces
 from aligner_jobs.stages import judge, read_piece, sketch
@@ -68,6 +69,8 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
     output = Output.prepare(config)
     redactions = RedactionCount(then=output.profile.look)
     leaks = decontaminate.index(config)
+    for name, upstream in local_upstreams(config).items():
+        require_usable(name, upstream)
     asyncio.run(probe(list(endpoints(config).values())))
     started = time.monotonic()
     quiet_ray_data()
@@ -77,6 +80,8 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
     ):
         record.log_params(config.model_dump(mode="json"))
         with runtime.ray_session(), _errors_of_workers(), _desk(config) as desk:
+            runtime.bound_ray_data()
+            _run_local_upstreams(config, work, leaks, desk)
             tally, counts = dataset_files.write(
                 _tables(_sketched(_finished(config, work, leaks, desk), config), config),
                 stage.path,
@@ -98,18 +103,7 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
             facts = output.finish(
                 stage.path, record, tally=tally, counts=counts, funnel=funnel, facts=facts
             )
-        template = config.prompt.template
-        manifest = stage.publish(
-            kind="dataset",
-            name=config.name,
-            prompt=template,
-            prompt_fingerprint=template.fingerprint,
-            counts=counts,
-            funnel=funnel,
-            facts=facts,
-            spec=config.model_dump(mode="json"),
-            **provenance(),
-        )
+        manifest = _publish(config, stage, counts=counts, funnel=funnel, facts=facts)
         record.log_metrics({f"rows_{name}": float(rows) for name, rows in counts.items()})
         record.log_metrics(metrics_of(ledger))
         record.log_dataset(manifest, config.out, context="output")
@@ -127,10 +121,9 @@ def _finished(
     """Columns out: :data:`aligner_jobs.tables.WORK_SCHEMA`. Rows: all, dropped ones included."""
     rows = _read(config, work, leaks)
     if config.asks:
-        # What upstreams and teachers are sent leaves the house.
-        rows = _redacted(rows, config)
-        rows = rows.repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
-        rows = _answered(rows, config, desk)
+        rows = _ready_to_ask(rows, config)
+        if config.asks_upstreams:
+            rows = _answered(rows, config, desk)
         rows = _corrected(rows, config, desk)
     rows = _redacted(rows, config).map_batches(
         functools.partial(judge, config=config.filters.model_dump(mode="json")),
@@ -141,6 +134,20 @@ def _finished(
     if config.judge is None:
         return rows
     return desk.ask(rows, AskJudge, judge=config.judge.model_dump(mode="json"))
+
+
+def _ready_to_ask(rows: Dataset, config: BuildDatasetConfig) -> Dataset:
+    """Columns as they were. Rows: the same, in blocks for the asking stages."""
+    # What upstreams and teachers are sent leaves the house.
+    return _redacted(rows, config).repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
+
+
+def _run_local_upstreams(
+    config: BuildDatasetConfig, work: list[Piece], leaks: LeakIndex | None, desk: Desk
+) -> None:
+    for name, upstream in local_upstreams(config).items():
+        questions = _ready_to_ask(_read(config, work, leaks), config)
+        fill(name, upstream, questions, desk)
 
 
 def _read(config: BuildDatasetConfig, work: list[Piece], leaks: LeakIndex | None) -> Dataset:
@@ -225,8 +232,9 @@ def _tables(rows: Dataset, config: BuildDatasetConfig) -> Iterator[pa.Table]:
 
 
 def _desk(config: BuildDatasetConfig) -> contextlib.AbstractContextManager[Desk]:
+    local = {f"upstreams.{name}": one for name, one in local_upstreams(config).items()}
     return open_desk(
-        endpoints(config),
+        {**endpoints(config), **local},
         replies=Path(config.replies or f"{config.out}.replies"),
         salt=str(config.seed),
         workers=config.workers,
@@ -244,6 +252,19 @@ def _published(config: BuildDatasetConfig) -> Manifest | None:
             "choose another out or remove it."
         )
     return manifest
+
+
+def _publish(config: BuildDatasetConfig, stage: artefacts.Staging, **found: Any) -> Manifest:
+    template = config.prompt.template
+    return stage.publish(
+        kind="dataset",
+        name=config.name,
+        prompt=template,
+        prompt_fingerprint=template.fingerprint,
+        spec=config.model_dump(mode="json"),
+        **found,
+        **provenance(),
+    )
 
 
 def _tracker(config: BuildDatasetConfig, given: Tracker | None) -> Tracker:
@@ -272,7 +293,11 @@ def _errors_of_workers() -> Iterator[None]:
 
 
 def _steps(config: BuildDatasetConfig) -> list[Step]:
-    left_out = set[Step]() if config.asks else {"answers", "corrections"}
+    left_out = set[Step]()
+    if not config.asks_upstreams:
+        left_out.add("answers")
+    if not config.asks:
+        left_out.add("corrections")
     if config.judge is None:
         left_out.add("judge")
     if config.decontamination is None:

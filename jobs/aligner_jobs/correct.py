@@ -16,7 +16,8 @@ from aligner.errors import GenerationError
 from aligner.prompt import PromptTemplate
 from aligner.records import Question
 from aligner.tokens import Tokenizer, encode_prompt
-from aligner_jobs.config.evaluate import EngineConfig, EvaluateConfig
+from aligner_jobs.config.engine import EngineConfig
+from aligner_jobs.config.evaluate import EvaluateConfig
 
 Unusable = Literal["too_long", "cut_off", "empty", "engine_error"]
 """Why a correction cannot be used; the answer is returned in its place."""
@@ -24,7 +25,7 @@ Unusable = Literal["too_long", "cut_off", "empty", "engine_error"]
 _REASON: Final = re.compile(r"^\s*(?:[\w.]+\.)?(\w*Error: .+|Value error, .+)$", re.MULTILINE)
 """How an exception ends its trace, and how pydantic names a value that it refuses."""
 
-_CPU_ENV: Final = {
+CPU_ENV: Final = {
     # On a CPU vLLM else puts the model in a process of its own behind the engine's, which starts
     # as slowly as the engine itself and serves to pin threads; we ask for one thread anyway.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -156,7 +157,7 @@ def _generated(
     rows: list[dict[str, Any]], *, model: Path, engine: EngineConfig, context_tokens: int
 ) -> Iterable[dict[str, Any]]:
     """Run the engine over ``rows``. Columns out: index, generated_tokens, error."""
-    _quiet_imports()
+    quiet_imports()
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
@@ -165,7 +166,7 @@ def _generated(
         model_source=str(model),
         engine_kwargs=engine_kwargs(engine, context_tokens=context_tokens),
         placement_group_config={"bundles": [bundle] * max(1, engine.gpus)},
-        runtime_env=None if engine.gpus else {"env_vars": _CPU_ENV},
+        runtime_env=None if engine.gpus else {"env_vars": CPU_ENV},
         concurrency=(engine.replicas, engine.replicas),
         batch_size=engine.batch_size,
         # Enough batches under way to fill the engine even while others are handed back.
@@ -194,7 +195,7 @@ def _kept_columns(row: dict[str, Any]) -> dict[str, Any]:
     return {"index": row["index"], "generated_tokens": row["generated_tokens"]}
 
 
-def _quiet_imports() -> None:
+def quiet_imports() -> None:
     """Leave the terminal to the job: what the engine tells is in its worker's log."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     logging.getLogger("ray._private.worker").setLevel(logging.WARNING)

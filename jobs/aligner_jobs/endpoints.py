@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from aligner.errors import EndpointError, GenerationError
 from aligner.generation import Endpoint
-from aligner_jobs.config.asking import ApiModel
+from aligner_jobs.config.asking import ApiModel, LocalUpstream, Upstream
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
 from aligner_jobs.config.teaching import OpenAITeacher
 from aligner_jobs.generate import GAVE_UP
@@ -21,13 +21,26 @@ _THE_JUDGE: Final = "the judge"
 
 def endpoints(config: BuildDatasetConfig) -> dict[str, ApiModel]:
     """All that the job will ask over HTTP, by their places in the config."""
-    found: dict[str, ApiModel] = {f"upstreams.{n}": one for n, one in config.upstreams.items()}
+    found: dict[str, ApiModel] = {
+        f"upstreams.{name}": upstream
+        for name, upstream in config.upstreams.items()
+        if isinstance(upstream, Upstream)
+    }
     for name, teacher in config.teachers.items():
         if isinstance(teacher, OpenAITeacher):
             found[f"teachers.{name}"] = teacher
     if config.judge is not None:
         found["judge"] = config.judge
     return found
+
+
+def local_upstreams(config: BuildDatasetConfig) -> dict[str, LocalUpstream]:
+    """The upstreams that the job runs itself, by name."""
+    return {
+        name: upstream
+        for name, upstream in config.upstreams.items()
+        if isinstance(upstream, LocalUpstream)
+    }
 
 
 def require_alive(config: BuildDatasetConfig, table: pa.Table) -> None:
@@ -83,7 +96,8 @@ def _asked_for(config: BuildDatasetConfig, row: Row) -> tuple[str, Endpoint]:
         case "corrections" if isinstance(teacher := config.teachers[row["teacher"]], OpenAITeacher):
             return f"teacher {row['teacher']!r}", teacher
         case _:
-            return f"upstream {row['upstream']!r}", config.upstreams[row["upstream"]]
+            name = row["upstream"]
+            return f"upstream {name!r}", endpoints(config)[f"upstreams.{name}"]
 
 
 def _teachers(config: BuildDatasetConfig) -> str:

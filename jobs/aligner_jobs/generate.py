@@ -6,14 +6,15 @@ same time, on one event loop, so a slow reply does not hold up the next batch.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from aligner.adapters.openai_http import OpenAIChat, failure_reason
 from aligner.errors import EndpointError, GenerationError
 from aligner.generation import Completion, Endpoint, Messages, chat_messages
-from aligner_jobs.config.asking import ApiModel, Upstream
+from aligner_jobs.config.asking import AnyUpstream, ApiModel, LocalUpstream, Upstream
 from aligner_jobs.line import Line, line_to
 from aligner_jobs.reply_store import decoded, encoded, reply_key
 from aligner_jobs.tables import WORK_SCHEMA, Row, Step, drop, history_of
@@ -22,6 +23,8 @@ from aligner_jobs.traffic import Traffic
 GAVE_UP: Final = "gave_up_"
 """Before the reason of a row for which the model was not even asked any more. The driver ends the
 job at the first such row: an exception of a stage would lose its class on the way through Ray."""
+
+_UPSTREAMS: Final[TypeAdapter[dict[str, AnyUpstream]]] = TypeAdapter(dict[str, AnyUpstream])
 
 _GIVE_UP_AFTER: Final = 20
 """Requests in a row, each with all its attempts, that found nobody there."""
@@ -90,6 +93,23 @@ class Asker:
         return completions
 
 
+class Recall:
+    """A local model: what it had to say was kept before, so nobody is asked any more."""
+
+    def __init__(self, model: LocalUpstream, *, name: str, line: Line, salt: str) -> None:
+        self._model, self._name, self._line, self._salt = model, name, line, salt
+
+    async def ask(self, messages: Messages, *, n: int = 1) -> list[Completion] | str:
+        """As :meth:`Asker.ask`."""
+        model, sampling = self._model.model, self._model.sampling
+        key = reply_key(self._name, model, messages, sampling, n=n, salt=self._salt)
+        kept = await self._line.look_up(key)
+        return "engine_error" if kept is None else decoded(kept)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
 class AskUpstreams:
     """Columns in: :data:`WORK_SCHEMA`, answers null. Columns out: the same, answers filled.
 
@@ -102,9 +122,9 @@ class AskUpstreams:
     ) -> None:
         """``switchboard`` is the process that all workers share, where there is one."""
         line = line_to(switchboard)
-        self._upstreams = {name: Upstream.model_validate(raw) for name, raw in upstreams.items()}
+        self._upstreams = _UPSTREAMS.validate_python(upstreams)
         self._askers = {
-            name: Asker(upstream, name=f"upstreams.{name}", line=line, salt=salt)
+            name: _asker(name, upstream, line=line, salt=salt)
             for name, upstream in self._upstreams.items()
         }
 
@@ -134,6 +154,18 @@ class AskUpstreams:
             filled({**asked, "rows": 1}, "answer", completion, step="answers")
             for completion in result
         ]
+
+
+def _asker(name: str, upstream: AnyUpstream, *, line: Line | None, salt: str) -> Asker | Recall:
+    where = f"upstreams.{name}"
+    match upstream:
+        case Upstream():
+            return Asker(upstream, name=where, line=line, salt=salt)
+        case LocalUpstream():
+            assert line is not None
+            return Recall(upstream, name=where, line=line, salt=salt)
+        case unreachable:
+            assert_never(unreachable)
 
 
 async def probe(endpoints: Sequence[Endpoint]) -> None:

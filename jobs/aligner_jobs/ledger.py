@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from aligner_jobs.config.asking import ApiModel
+from aligner_jobs.config.asking import ApiModel, LocalUpstream
 
 _REPLY: Final = "reply_"
 
@@ -11,7 +11,9 @@ Ledger = dict[str, dict[str, Any]]
 """By the name of the model; see :func:`ledger_of` for what is in it."""
 
 
-def ledger_of(counts: Mapping[str, Mapping[str, int]], models: Mapping[str, ApiModel]) -> Ledger:
+def ledger_of(
+    counts: Mapping[str, Mapping[str, int]], models: Mapping[str, ApiModel | LocalUpstream]
+) -> Ledger:
     """The ledger of ``models`` as the manifest holds it.
 
     ``kept`` rows had their reply from an earlier run; the model was ``asked`` for others, and
@@ -30,11 +32,12 @@ def metrics_of(ledger: Ledger) -> dict[str, float]:
     }
 
 
-def _entry(counts: Mapping[str, int], model: ApiModel) -> dict[str, Any]:
+def _entry(counts: Mapping[str, int], model: ApiModel | LocalUpstream) -> dict[str, Any]:
     prompt, completion = counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0)
-    usd = (
-        prompt * model.usd_per_1m_prompt_tokens + completion * model.usd_per_1m_completion_tokens
-    ) / 1e6
+    usd = 0.0
+    if isinstance(model, ApiModel):
+        usd += prompt * model.usd_per_1m_prompt_tokens / 1e6
+        usd += completion * model.usd_per_1m_completion_tokens / 1e6
     return {
         "asked": counts.get("asked", 0),
         "kept": counts.get("kept", 0),

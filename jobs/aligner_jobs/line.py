@@ -93,7 +93,13 @@ class Line:
         finishing, self._finishing = self._finishing, []
         asking = [future for futures in looked_up.values() for future in futures]
         self._under_way = [*asking, *finishing]
-        post = Post(list(looked_up), self._kept, self._counts, self._waiting(), self._settled)
+        post = Post(
+            look_up=list(looked_up),
+            keep=self._kept,
+            counts=self._counts,
+            wanted=self._waiting(),
+            settled=self._settled,
+        )
         self._kept, self._counts = [], defaultdict(Counter)
         self._settled = defaultdict(list)
         delivery = await self._exchange(post)

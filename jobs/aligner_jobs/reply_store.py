@@ -54,9 +54,15 @@ def encoded(completions: Sequence[Completion]) -> bytes:
     ).encode()
 
 
-def decoded(value: bytes) -> list[Completion]:
-    """The opposite of :func:`encoded`."""
-    return [Completion(*fields) for fields in json.loads(value)]
+def encoded_failure(reason: str) -> bytes:
+    """In the place of completions: why there are none. Never stored, only passed on."""
+    return json.dumps(reason).encode()
+
+
+def decoded(value: bytes) -> list[Completion] | str:
+    """The opposite of :func:`encoded` and :func:`encoded_failure`."""
+    found = json.loads(value)
+    return found if isinstance(found, str) else [Completion(*fields) for fields in found]
 
 
 class Replies:

@@ -26,6 +26,8 @@ class Post:
 
     look_up: list[bytes] = field(default_factory=list)
     keep: list[tuple[bytes, bytes]] = field(default_factory=list)
+    failed: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Like ``keep``, but forgotten with the job: what may go better next time."""
     counts: Counts = field(default_factory=dict)
     wanted: Mapping[str, list[int]] = field(default_factory=dict)
     """By endpoint: the tokens of each request that waits to be sent, first come first."""
@@ -71,6 +73,7 @@ class Switchboard:
         self._folder = replies
         self._clock = clock
         self._replies: Replies | None = None
+        self._failed: dict[bytes, bytes] = {}
 
     def open(self) -> None:
         """Open the replies. Apart from the constructor, whose errors Ray wraps beyond recognition.
@@ -97,10 +100,12 @@ class Switchboard:
         """
         if post.keep or post.counts:
             self._opened.keep(post.keep, post.counts)
+        self._failed.update(post.failed)
         for name, settled in post.settled.items():
             for grant, used_tokens in settled:
                 self._budgets[name].settle(grant, used_tokens)
         found = self._opened.find(post.look_up) if post.look_up else {}
+        found.update((key, self._failed[key]) for key in post.look_up if key in self._failed)
         grants, wait_s = self._grants(post.wanted)
         return Delivery(found, grants, wait_s)
 
@@ -129,6 +134,13 @@ class Connected:
     def __init__(self, actor: Any) -> None:
         self.actor = actor
         """For the workers, who make a line of its ``exchange``."""
+
+    def exchange(self, post: Post) -> Delivery:
+        """What a worker does over its line."""
+        import ray
+
+        delivery: Delivery = ray.get(self.actor.exchange.remote(post))
+        return delivery
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """What was counted since the folder of replies is there."""

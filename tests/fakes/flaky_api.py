@@ -7,6 +7,7 @@ that body has been sent, so it is the same in every run, whoever asks first.
 
 import argparse
 import asyncio
+import bisect
 import hashlib
 import json
 import subprocess
@@ -52,6 +53,14 @@ class Seen:
     tokens: list[tuple[float, int]]
     """When a request came that was answered well, and the tokens that it used."""
     most_at_once: int
+
+
+def most_in_a_minute(times: list[float]) -> int:
+    """How many of ``times`` fall into the fullest window of 60 s."""
+    ordered = sorted(times)
+    return max(
+        bisect.bisect_left(ordered, first + 60.0) - index for index, first in enumerate(ordered)
+    )
 
 
 class _Api:

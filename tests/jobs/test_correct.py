@@ -5,7 +5,8 @@ import pytest
 from aligner.config import validate
 from aligner.prompt import PLAIN
 from aligner.records import Question
-from aligner_jobs.config.evaluate import EngineConfig, EvaluateConfig
+from aligner_jobs.config.engine import EngineConfig
+from aligner_jobs.config.evaluate import EvaluateConfig
 from aligner_jobs.correct import (
     Correction,
     correct,

@@ -54,7 +54,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 def test_what_gathers_goes_in_one_call(tmp_path: Path) -> None:
     async def test() -> None:
-        async with connected(tmp_path) as (line, calls, switchboard):
+        async with connected(tmp_path) as (line, calls, _):
             keys = [b"%d" % number for number in range(500)]
             await asyncio.gather(*(line.finish(key, b"v" + key) for key in keys))
             found = await asyncio.gather(*(line.look_up(key) for key in [*keys, b"other"]))
@@ -90,7 +90,7 @@ def test_a_budget_holds_over_all_lines(tmp_path: Path) -> None:
 def test_others_are_served_while_somebody_waits_for_a_budget(tmp_path: Path) -> None:
     async def test() -> None:
         limits = {"one": Limits(requests_per_min=1, tokens_per_min=None)}
-        async with connected(tmp_path, limits) as (line, calls, _):
+        async with connected(tmp_path, limits) as (line, _, _board):
             await line.admit("one", 1)
             waiting = asyncio.create_task(line.admit("one", 1))
             await asyncio.sleep(0.1)
@@ -107,7 +107,7 @@ def test_others_are_served_while_somebody_waits_for_a_budget(tmp_path: Path) -> 
 def test_who_gives_up_waiting_uses_nothing(tmp_path: Path) -> None:
     async def test() -> None:
         limits = {"one": Limits(requests_per_min=None, tokens_per_min=600)}
-        async with connected(tmp_path, limits) as (line, _, _s):
+        async with connected(tmp_path, limits) as (line, _, _board):
             grant = await line.admit("one", 600)
             tired = [asyncio.create_task(line.admit("one", 600)) for _ in range(5)]
             await asyncio.sleep(0.05)

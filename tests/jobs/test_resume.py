@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from flaky_api import THE_ISSUES, FlakyApi, Faults
+from flaky_api import Faults, FlakyApi
 from killing import kill_at
 
 from aligner import artefacts

@@ -1,17 +1,24 @@
 """Who answers, and how fast any model behind an API may be asked."""
 
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from aligner.config import StrictModel
 from aligner.generation import Endpoint, Sampling
+from aligner_jobs.config.engine import EngineConfig
 
 TRANSPORT: Final = (
     *("base_url", "api_key_env", "timeout_s", "max_attempts", "deadline_s", "max_in_flight"),
     *("requests_per_min", "tokens_per_min"),
-    *("usd_per_1m_prompt_tokens", "usd_per_1m_completion_tokens"),
+    *("usd_per_1m_prompt_tokens", "usd_per_1m_completion_tokens", "engine"),
 )
-"""Fields of an endpoint that have no say in what it replies."""
+"""Fields of a model that have no say in what it replies."""
+
+
+PAPER_SAMPLING: Final = Sampling(
+    temperature=0.5, top_p=0.95, top_k=10, repetition_penalty=1.1, max_tokens=2048
+)
 
 
 class ApiModel(Endpoint):
@@ -52,15 +59,48 @@ class ApiModel(Endpoint):
 
 
 class Upstream(ApiModel):
-    """A model whose answers are to be corrected."""
+    """A model behind an API whose answers are to be corrected."""
+
+    kind: Literal["openai"] = "openai"
 
     samples_per_question: int = Field(default=1, ge=1, le=128)
     """Answers to each question; more than one needs a temperature above 0 to differ."""
 
 
+class LocalUpstream(StrictModel):
+    """A model in a folder whose answers are to be corrected; the job runs it itself, with vLLM."""
+
+    kind: Literal["vllm"]
+
+    model: str
+    """Folder in Hugging Face's layout, chat template included; code it brings is never run."""
+
+    sampling: Sampling = PAPER_SAMPLING
+    """How it decodes; unless changed, as the paper's upstreams did (Table 19)."""
+
+    samples_per_question: int = Field(default=1, ge=1, le=128)
+    """Answers to each question; more than one needs a temperature above 0 to differ."""
+
+    engine: EngineConfig = EngineConfig()
+    """What it runs on. Local models run one after the other, before anything else is asked."""
+
+
+def _kind(raw: Any) -> Any:
+    """What an upstream is; a model behind an API need not say so."""
+    return raw.get("kind", "openai") if isinstance(raw, dict) else getattr(raw, "kind", None)
+
+
+AnyUpstream = Annotated[
+    Annotated[Upstream, Tag("openai")] | Annotated[LocalUpstream, Tag("vllm")],
+    Discriminator(_kind),
+]
+
+
 def with_base_url(endpoints: dict[Any, Any], base_url: object) -> dict[Any, Any]:
     """Unvalidated ``endpoints``, by name, with ``base_url`` where one names none of its own."""
     return {
-        name: {"base_url": base_url, **one} if isinstance(one, dict) else one
+        name: {"base_url": base_url, **one}
+        if isinstance(one, dict) and _kind(one) == "openai"
+        else one
         for name, one in endpoints.items()
     }

@@ -9,10 +9,10 @@ from aligner.dataset_gates import DatasetGates
 from aligner.prompt import PromptChoice
 from aligner.tracking import TrackingConfig
 from aligner.warmup import DEFAULT_SHARE
-from aligner_jobs.config.asking import TRANSPORT, Upstream, with_base_url
+from aligner_jobs.config.asking import TRANSPORT, AnyUpstream, with_base_url
 from aligner_jobs.config.output import Mix, Packing, mix_problem
 from aligner_jobs.config.quality import Decontamination, FilterConfig, NearDuplicates, Pii
-from aligner_jobs.config.sources import QuestionsSource, Source, brings_questions
+from aligner_jobs.config.sources import SimworldSource, Source, brings
 from aligner_jobs.config.teaching import (
     OpenAIJudge,
     SimworldTeacher,
@@ -44,7 +44,7 @@ class BuildDatasetConfig(StrictModel):
     sources: dict[str, Source] = Field(min_length=1)
     """By a name of your choice, which the rows keep."""
 
-    upstreams: dict[str, Upstream] = Field(default={})
+    upstreams: dict[str, AnyUpstream] = Field(default={})
     """By a name of your choice, which the rows keep; each answers every question."""
 
     teachers: dict[str, Teacher] = Field(default={})
@@ -104,8 +104,13 @@ class BuildDatasetConfig(StrictModel):
 
     @property
     def asks(self) -> bool:
+        """Whether any model is asked: for answers, or for corrections alone."""
+        return any(brings(source) != "corrections" for source in self.sources.values())
+
+    @property
+    def asks_upstreams(self) -> bool:
         """Whether any source brings questions without answers."""
-        return any(brings_questions(source) for source in self.sources.values())
+        return any(brings(source) == "questions" for source in self.sources.values())
 
     @property
     def rows_per_question(self) -> int:
@@ -113,8 +118,8 @@ class BuildDatasetConfig(StrictModel):
         return sum(upstream.samples_per_question for upstream in self.upstreams.values())
 
     def rows_per_record(self, source: str) -> int:
-        """Rows that one row of a source may become; 1 for sources that bring corrections."""
-        return self.rows_per_question if brings_questions(self.sources[source]) else 1
+        """Rows that one row of a source may become; 1 for sources that bring answers."""
+        return self.rows_per_question if brings(self.sources[source]) == "questions" else 1
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide what the rows are; two jobs alike in it make equal datasets.
@@ -147,13 +152,18 @@ class BuildDatasetConfig(StrictModel):
 
     @model_validator(mode="after")
     def _questions_are_answered_and_corrected(self) -> Self:
-        if self.asks and not self.upstreams:
+        if self.asks_upstreams and not self.upstreams:
             raise ValueError("sources of questions need at least one upstream; add upstreams")
         if self.asks and not self.teachers:
-            raise ValueError("sources of questions need a teacher; add teacher")
-        if not self.asks and (self.upstreams or self.teachers):
+            raise ValueError("sources of questions or answers need a teacher; add teacher")
+        if self.upstreams and not self.asks_upstreams:
             raise ValueError(
-                "upstreams and teachers are for sources of questions, and there is none; "
+                "upstreams are for sources of questions, and there is none; "
+                "remove them or add such a source"
+            )
+        if self.teachers and not self.asks:
+            raise ValueError(
+                "teachers are for sources of questions or answers, and there is none; "
                 "remove them or add such a source"
             )
         return self
@@ -168,7 +178,7 @@ class BuildDatasetConfig(StrictModel):
     def _simworld_teaches_its_own(self) -> Self:
         if any(isinstance(teacher, SimworldTeacher) for teacher in self.teachers.values()):
             for name, source in self.sources.items():
-                if isinstance(source, QuestionsSource):
+                if brings(source) != "corrections" and not isinstance(source, SimworldSource):
                     raise ValueError(
                         f"the simworld teacher knows nothing of source {name!r}; "
                         "use a teacher of kind openai"

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from aligner.config import StrictModel
 from aligner.tracking import TrackingConfig
 from aligner_jobs.config.asking import TRANSPORT, Upstream, with_base_url
+from aligner_jobs.config.engine import EngineConfig
 from aligner_jobs.config.sources import QuestionsSource
 
 _NOT_CONTENT = ("out", "model", "export", "tracking", "base_url", "max_failed_share")
@@ -57,34 +58,6 @@ class SimworldJudge(StrictModel):
 
 Judge = SimworldJudge
 """A judge of another kind makes this a union told apart by ``kind``."""
-
-
-class EngineConfig(StrictModel):
-    """How vLLM runs the Aligner in batch; decoding is always greedy."""
-
-    gpus: int = Field(default=0, ge=0)
-    """GPUs of one engine (tensor parallel); 0 runs on the CPU."""
-
-    replicas: int = Field(default=1, ge=1)
-    """Engines side by side."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of weights and activations; ``auto`` is what the export was saved in."""
-
-    enforce_eager: bool = True
-    """Start at once, without compiling the model; false pays off for large runs on a GPU."""
-
-    max_model_len_tokens: int | None = Field(default=None, ge=16)
-    """Prompt and correction together; unset: what the model was made for."""
-
-    max_num_seqs: int = Field(default=256, ge=1)
-    """Corrections that one engine writes at the same time."""
-
-    batch_size: int = Field(default=64, ge=1)
-    """Rows that Ray Data hands to an engine at once; several batches are under way."""
-
-    gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
-    """Share of a GPU's memory for weights and cache; no meaning on the CPU."""
 
 
 class EvaluateConfig(StrictModel):
