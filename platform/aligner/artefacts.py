@@ -7,13 +7,14 @@ leaves nothing that a reader would take for an artefact.
 
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.fs as pafs
 
@@ -21,6 +22,10 @@ from aligner.errors import DataError
 from aligner.manifest import FILE_NAME, FileEntry, Kind, Manifest
 
 _CHUNK_BYTES = 1 << 20
+_S3_ATTEMPTS = 11
+"""Of one request. The pauses between them begin at 25 ms and double: 51 s in all, enough for a
+server that is started again. The other strategy of Arrow gives up as soon as many requests fail at
+the same time."""
 _UPLOADING = "upload-under-way"
 """Name of an object that is there while an upload goes on. Without a manifest beside it the upload
 broke off and the next one replaces it; files of somebody else are never replaced."""
@@ -45,7 +50,8 @@ class Staging:
             (self.path / FILE_NAME).write_text(text, encoding="utf-8")
             os.replace(self.path, target)
         else:
-            _upload(self.path, filesystem, target, manifest=text)
+            with _sentences(self.uri, "written"):
+                _upload(self.path, filesystem, target, manifest=text)
         return manifest
 
 
@@ -54,7 +60,7 @@ def staging(uri: str) -> Iterator[Staging]:
     """Yield a :class:`Staging` for ``uri``; what was not published is removed at the end.
 
     Raises:
-        DataError: Something stands at ``uri`` already.
+        DataError: Something stands at ``uri`` already, or nothing can be written there.
     """
     filesystem, target = resolve(uri)
     if exists(uri):
@@ -62,14 +68,36 @@ def staging(uri: str) -> Iterator[Staging]:
     local = isinstance(filesystem, pafs.LocalFileSystem)
     parent = Path(target).parent if local else Path(os.environ.get("TMPDIR", "/tmp"))
     path = parent / f".{Path(target).name}.partial-{uuid.uuid4().hex[:8]}"
-    try:
+    with _sentences(uri, "written"):
         path.mkdir(parents=True)
-    except OSError as exc:
-        raise DataError(f"{uri}: cannot be written ({exc.strerror}); choose another.") from None
+        if not local:
+            _try_to_write(filesystem, target)
     try:
         yield Staging(path=path, uri=uri)
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _sentences(uri: str, what: Literal["read", "written"]) -> Iterator[None]:
+    """Turn what goes wrong at ``uri`` into one sentence."""
+    try:
+        yield
+    except OSError as exc:
+        aws = re.search(r"AWS Error (\w+)", str(exc))
+        reason = aws[1].lower() if aws else exc.strerror or type(exc).__name__
+        raise DataError(
+            f"{uri}: cannot be {what} ({reason}); choose another place or see to this one."
+        ) from None
+
+
+def _try_to_write(filesystem: pafs.FileSystem, target: str) -> None:
+    """Raise :class:`OSError` now rather than after hours of work."""
+    mark = f"{target}/{_UPLOADING}"
+    broke_off = filesystem.get_file_info(mark).type == pafs.FileType.File
+    _write(filesystem, mark, b"")
+    if not broke_off:
+        filesystem.delete_file(mark)
 
 
 def _upload(folder: Path, filesystem: pafs.FileSystem, target: str, *, manifest: str) -> None:
@@ -89,31 +117,44 @@ def _write(filesystem: pafs.FileSystem, path: str, content: bytes) -> None:
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The filesystem and the path on it; ``AWS_ENDPOINT_URL`` is honoured for ``s3://``."""
+    """The filesystem and the path on it; ``AWS_ENDPOINT_URL`` is honoured for ``s3://``.
+
+    Requests to S3 are repeated for 50 seconds before they fail.
+    """
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).absolute())
     try:
-        if uri.startswith("s3://") and (endpoint := os.environ.get("AWS_ENDPOINT_URL")):
-            return pafs.S3FileSystem(endpoint_override=endpoint), uri.removeprefix("s3://")
+        if uri.startswith("s3://"):
+            path = uri.removeprefix("s3://")
+            return _s3(bucket=path.partition("/")[0]), path
         filesystem, path = pafs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as exc:
         raise DataError(f"{uri}: cannot be opened ({type(exc).__name__}); check the URI.") from None
     return filesystem, path
 
 
+def _s3(*, bucket: str) -> pafs.S3FileSystem:
+    retries = pafs.AwsDefaultS3RetryStrategy(max_attempts=_S3_ATTEMPTS)
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
+        return pafs.S3FileSystem(endpoint_override=endpoint, retry_strategy=retries)
+    return pafs.S3FileSystem(region=pafs.resolve_s3_region(bucket), retry_strategy=retries)
+
+
 def exists(uri: str) -> bool:
     """Whether an artefact, or anything else that is not an empty folder, stands at ``uri``.
 
     What is left of an upload that broke off does not count.
+
+    Raises:
+        DataError: Nobody can tell, for want of a key, say.
     """
     filesystem, path = resolve(uri)
-    info = filesystem.get_file_info(path)
-    if info.type == pafs.FileType.NotFound:
-        return False
-    if info.type == pafs.FileType.Directory:
+    with _sentences(uri, "read"):
+        info = filesystem.get_file_info(path)
+        if info.type != pafs.FileType.Directory:
+            return bool(info.type != pafs.FileType.NotFound)
         names = {entry.base_name for entry in filesystem.get_file_info(pafs.FileSelector(path))}
-        return bool(names) and (FILE_NAME in names or _UPLOADING not in names)
-    return True
+    return bool(names) and (FILE_NAME in names or _UPLOADING not in names)
 
 
 def read_manifest(uri: str, *, kind: Kind) -> Manifest:

@@ -32,6 +32,10 @@ FIELDS: dict[str, Any] = {
 }
 
 
+class BrokenOff(Exception):
+    """Stands for whatever ends a program in the middle."""
+
+
 def names(filesystem: pafs.FileSystem, folder: str) -> set[str]:
     """Paths of all objects below ``folder``."""
     found = filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
@@ -69,6 +73,17 @@ def test_objects_of_somebody_else_are_left_alone(s3: Any) -> None:
     with pytest.raises(DataError, match="something is there already"):
         publish("s3://test/others", "x")
     assert names(filesystem, "test/others") == {"notes.txt"}
+
+
+def test_a_place_that_cannot_be_written_to_is_named_before_the_work_begins(s3: Any) -> None:
+    with (
+        pytest.raises(DataError, match=r"s3://nowhere/x: cannot be written \(no_such_bucket\)"),
+        artefacts.staging("s3://nowhere/x"),
+    ):
+        pytest.fail("work began")
+    with pytest.raises(BrokenOff), artefacts.staging("s3://test/tried/dataset"):
+        raise BrokenOff
+    assert names(s3.filesystem(), "test") & {"tried/dataset/upload-under-way"} == set()
 
 
 # --- with Ray -------------------------------------------------------------------------------------
