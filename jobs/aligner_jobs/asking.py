@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from ray.data import ActorPoolStrategy, Dataset
@@ -58,7 +57,7 @@ def ask(rows: Dataset, stage: type, settings: Mapping[str, Any], *, workers: int
 
 @contextlib.contextmanager
 def desk(
-    models: Mapping[str, ApiModel | LocalUpstream], *, replies: Path, salt: str, workers: int
+    models: Mapping[str, ApiModel | LocalUpstream], *, replies: str, salt: str, workers: int
 ) -> Iterator[Desk]:
     """Start what asking ``models`` needs, on the Ray that is there.
 

@@ -6,7 +6,6 @@ import functools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -235,7 +234,7 @@ def _desk(config: BuildDatasetConfig) -> contextlib.AbstractContextManager[Desk]
     local = {f"upstreams.{name}": one for name, one in local_upstreams(config).items()}
     return open_desk(
         {**endpoints(config), **local},
-        replies=Path(config.replies or f"{config.out}.replies"),
+        replies=config.replies or f"{config.out}.replies",
         salt=str(config.seed),
         workers=config.workers,
     )

@@ -26,6 +26,7 @@ _TABLES: Final = (
     "CREATE TABLE replies (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE ledger (name TEXT, item TEXT, amount INTEGER NOT NULL, PRIMARY KEY (name, item))"
     " WITHOUT ROWID",
+    "CREATE TABLE notes (name TEXT PRIMARY KEY) WITHOUT ROWID",
 )
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -121,6 +122,16 @@ class Replies:
                 " ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
                 amounts,
             )
+
+    def note(self, name: str) -> None:
+        """Remember ``name``: a file elsewhere whose content is here."""
+        with _sentences(self._folder):
+            self._database.execute("INSERT OR IGNORE INTO notes VALUES (?)", (name,))
+
+    def noted(self) -> set[str]:
+        """All names that were noted."""
+        with _sentences(self._folder):
+            return {name for (name,) in self._database.execute("SELECT name FROM notes")}
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """What was counted since the folder is there, over all jobs that used it."""

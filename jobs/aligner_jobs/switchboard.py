@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from aligner.errors import DataError
 from aligner_jobs.budget import Budget, Grant
+from aligner_jobs.reply_mirror import Mirror, is_remote, local_folder
 from aligner_jobs.reply_store import Counts, Replies
 
 _LONGEST_WAIT_S: Final = 0.25
@@ -60,7 +61,7 @@ class Switchboard:
     def __init__(
         self,
         limits: Mapping[str, Limits],
-        replies: Path,
+        replies: str,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,9 +71,10 @@ class Switchboard:
             )
             for name, limit in limits.items()
         }
-        self._folder = replies
+        self._place = replies
         self._clock = clock
         self._replies: Replies | None = None
+        self._mirror: Mirror | None = None
         self._failed: dict[bytes, bytes] = {}
 
     def open(self) -> None:
@@ -81,12 +83,22 @@ class Switchboard:
         Raises:
             DataError: Another job uses them, or they cannot be read.
         """
-        self._replies = Replies(self._folder)
+        if not is_remote(self._place):
+            self._replies = Replies(Path(self._place))
+            return
+        self._replies = Replies(local_folder(self._place))
+        self._mirror = Mirror(self._place, self._replies)
 
     def close(self) -> None:
-        """Let go of the replies."""
-        self._opened.close()
-        self._replies = None
+        """Let go of the replies.
+
+        Raises:
+            DataError: The last of them could not be written to their place.
+        """
+        replies, self._replies = self._opened, None
+        with contextlib.closing(replies):
+            if self._mirror is not None:
+                self._mirror.close()
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """What was counted since the folder of replies is there, over all jobs that used it."""
@@ -100,6 +112,8 @@ class Switchboard:
         """
         if post.keep or post.counts:
             self._opened.keep(post.keep, post.counts)
+            if self._mirror is not None:
+                self._mirror.add(post.keep, post.counts)
         self._failed.update(post.failed)
         for name, settled in post.settled.items():
             for grant, used_tokens in settled:
@@ -112,7 +126,7 @@ class Switchboard:
     @property
     def _opened(self) -> Replies:
         if self._replies is None:
-            raise DataError(f"{self._folder}: is closed already; run the same command again.")
+            raise DataError(f"{self._place}: is closed already; run the same command again.")
         return self._replies
 
     def _grants(self, wanted: Mapping[str, list[int]]) -> tuple[dict[str, list[Grant]], float]:
@@ -151,7 +165,7 @@ class Connected:
 
 
 @contextlib.contextmanager
-def connected(limits: Mapping[str, Limits], replies: Path) -> Iterator[Connected]:
+def connected(limits: Mapping[str, Limits], replies: str) -> Iterator[Connected]:
     """Run a switchboard beside the driver, on the Ray that is there, for the length of the block.
 
     Raises:

@@ -88,7 +88,7 @@ def answered(api: FlakyApi, *, questions: int, workers: int = 1, **changes: Any)
     models = {"upstreams.m": Upstream.model_validate(model)}
     with (
         tempfile.TemporaryDirectory() as folder,
-        asking.desk(models, replies=Path(folder), salt="", workers=workers) as desk,
+        asking.desk(models, replies=folder, salt="", workers=workers) as desk,
     ):
         rows = ray.data.from_arrow(blocks(questions))
         result: list[Row] = desk.ask(rows, AskUpstreams, upstreams={"m": model}).take_all()

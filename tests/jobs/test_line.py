@@ -35,7 +35,7 @@ class Calls:
 async def connected(
     folder: Path, limits: dict[str, Limits] = PACED
 ) -> AsyncIterator[tuple[Line, Calls, Switchboard]]:
-    switchboard = Switchboard(limits, folder)
+    switchboard = Switchboard(limits, str(folder))
     switchboard.open()
     calls = Calls(switchboard)
     try:

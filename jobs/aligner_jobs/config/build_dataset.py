@@ -96,8 +96,8 @@ class BuildDatasetConfig(StrictModel):
     """Processes that ask upstreams, and as many that ask the teacher."""
 
     replies: str | None = None
-    """Folder for every reply that was paid for: asked the same again, no model is. Unset: the
-    folder beside ``out`` whose name ends in ``.replies``."""
+    """Folder or ``s3://`` prefix for every reply that was paid for: asked the same again, no model
+    is. Unset: beside ``out``, under its name and ``.replies``."""
 
     tracking: TrackingConfig = TrackingConfig()
     """Where the run is recorded."""
