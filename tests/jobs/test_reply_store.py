@@ -12,6 +12,7 @@ from aligner.generation import Completion, Messages, Sampling
 from aligner_jobs.reply_store import Replies, decoded, encoded, reply_key
 
 ASKED: Messages = [{"role": "user", "content": "q"}]
+GREEDY = Sampling()
 KEY = b"k" * 32
 
 
@@ -19,7 +20,7 @@ def key(
     name: str = "upstreams.one",
     model: str = "m",
     messages: Messages = ASKED,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     *,
     n: int = 1,
     salt: str = "0",

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +14,20 @@ from killing import kill_at
 
 from aligner import artefacts
 from aligner.manifest import Manifest
+from aligner.simworld.questions import training_questions
+from aligner.simworld.world import World
 from aligner_jobs import programs
 
 QUESTIONS = 600
 CONFIG = Path(__file__).parents[2] / "jobs/configs/build-dataset/simworld.yaml"
 
 
-def command(api: FlakyApi, out: Path, *sets: str) -> list[str]:
+def command(api: FlakyApi, out: Path) -> list[str]:
     upstream = {
         "model": "flaky",
         "timeout_s": 2.0,
         "max_attempts": 10,
+        "api_key_env": "FLAKY_KEY",
         "usd_per_1m_completion_tokens": 1000.0,
     }
     settings = (
@@ -32,25 +37,45 @@ def command(api: FlakyApi, out: Path, *sets: str) -> list[str]:
         f"upstreams={json.dumps({'flaky': upstream})}",
         f"tracking.uri=sqlite:///{out.parent}/mlflow.db",
         f"tracking.artifacts={out.parent}/mlartifacts",
-        *sets,
     )
     return programs.command("build-dataset", CONFIG, settings)
 
 
-def built(api: FlakyApi, out: Path, *sets: str) -> Manifest:
-    done = subprocess.run(
-        command(api, out, *sets), env=ENV, capture_output=True, text=True, timeout=200
-    )
+def built(api: FlakyApi, out: Path) -> Manifest:
+    done = subprocess.run(command(api, out), env=ENV, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     return artefacts.read_manifest(str(out), kind="dataset")
 
 
-ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "150"}
+KEY = "sk-canary-8c1f"
+ENV = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(sys.path),
+    "FLAKY_KEY": KEY,
+}
+
+
+@pytest.fixture
+def logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the Ray of a job writes; its sockets bear no longer path than this."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setitem(ENV, "RAY_TMPDIR", folder)
+        yield Path(folder)
+
+
+def secrets_in(folder: Path) -> list[str]:
+    """Files under ``folder`` that hold the key, a question or a reply."""
+    questions = training_questions(World(0), 50)
+    secrets = [KEY.encode(), b"Answer ", *(one.question.encode() for one in questions)]
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert any(path.suffix == ".log" for path in files)
+    texts = {path: path.read_bytes() for path in files}
+    return [str(path) for path, text in texts.items() if any(secret in text for secret in secrets)]
 
 
 @pytest.mark.e2e
 @pytest.mark.timeout(400)
-def test_a_killed_job_resumes_without_paying_twice(tmp_path: Path) -> None:
+def test_a_killed_job_resumes_without_paying_twice(tmp_path: Path, logs: Path) -> None:
     calm = Faults(latency_s=0.1)
     with FlakyApi(calm) as api:
         whole = built(api, tmp_path / "whole")
@@ -72,3 +97,4 @@ def test_a_killed_job_resumes_without_paying_twice(tmp_path: Path) -> None:
     assert ledger["failed"] == 0
     assert ledger["completion_tokens"] >= 20 * (QUESTIONS - 64)
     assert ledger["usd"] == pytest.approx(ledger["completion_tokens"] / 1000)
+    assert secrets_in(logs) == []
