@@ -15,7 +15,17 @@ from aligner.runtime_env import (
     worker_env,
 )
 
-__all__ = ["dev_runtime_env", "free_port", "ray_session", "sigterm_as_interrupt", "worker_env"]
+__all__ = [
+    "bound_ray_data",
+    "dev_runtime_env",
+    "free_port",
+    "ray_session",
+    "sigterm_as_interrupt",
+    "worker_env",
+]
+
+_BLOCK_BYTES = 8 << 20
+_WAITING_BYTES_PER_CPU = 64 << 20
 
 
 @contextlib.contextmanager
@@ -42,6 +52,22 @@ def ray_session(*, num_cpus: int | None = None, quiet: bool = True) -> Iterator[
             yield ray.get_runtime_context().gcs_address
     finally:
         ray.shutdown()
+
+
+def bound_ray_data() -> None:
+    """Make the memory of Ray Data follow the cluster's cores and not the rows; call it in a session.
+
+    By default a block grows to 128 MiB, a task holds several of them as Python objects, and
+    finished ones wait for their consumer in a good part of the machine's memory.
+    """
+    import ray.data
+    from ray.data import ExecutionResources
+
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = _BLOCK_BYTES
+    waiting = _WAITING_BYTES_PER_CPU * ray.cluster_resources().get("CPU", 1)
+    limits = ExecutionResources.for_limits(object_store_memory=waiting)
+    context.execution_options.resource_limits = limits
 
 
 @contextlib.contextmanager
