@@ -55,7 +55,7 @@ def ray_session(*, num_cpus: int | None = None, quiet: bool = True) -> Iterator[
 
 
 def bound_ray_data() -> None:
-    """Make the memory of Ray Data follow the cluster's cores and not the rows; call it in a session.
+    """Make Ray Data's memory follow the cluster's cores and not the rows; call it in a session.
 
     By default a block grows to 128 MiB, a task holds several of them as Python objects, and
     finished ones wait for their consumer in a good part of the machine's memory.
