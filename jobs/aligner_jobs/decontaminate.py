@@ -1,13 +1,13 @@
 """Training questions that an evaluation asks are dropped before anybody pays for their answers."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import pyarrow as pa
 
 from aligner import decontamination
 from aligner.decontamination import LeakIndex
-from aligner.records import Question
+from aligner.records import Answered, Question, Triple
 from aligner_jobs import dataset_files
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
 from aligner_jobs.config.quality import EvaluationSet, HeldoutQuestions
@@ -63,5 +63,16 @@ def _questions(name: str, chosen: EvaluationSet, config: BuildDatasetConfig) -> 
     for piece in pieces(name, chosen):
         for item in read(piece, seed=config.seed, max_bad_share=config.max_bad_share):
             if isinstance(item, Item):
-                row = item.row
-                yield row if isinstance(row, Question) else Question(row.question, row.history)
+                yield _question(item.row)
+
+
+def _question(row: Question | Answered | Triple) -> Question:
+    match row:
+        case Question():
+            return row
+        case Answered():
+            return row.question
+        case Triple():
+            return Question(row.question, row.history)
+        case unreachable:
+            assert_never(unreachable)

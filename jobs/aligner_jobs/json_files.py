@@ -1,88 +1,34 @@
-"""JSON objects out of files, one by one: JSONL or one array, plain or ``.gz``, local or ``s3://``.
+"""JSON objects out of a file, one by one: JSONL or one array.
 
 No file is ever held whole. A broken line of JSONL is one bad row; in an array what follows a
 broken place cannot be told apart any more, so that ends the job.
 """
 
 import codecs
-import glob
 import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
-import pyarrow.fs as pafs
-
-from aligner.artefacts import resolve
 from aligner.errors import DataError
+from aligner_jobs.raw_rows import BadRow, Record
 
-_SUFFIXES: Final = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _CHUNK_BYTES: Final = 1 << 20
 _BOM: Final = b"\xef\xbb\xbf"
 _BETWEEN: Final = re.compile(r"[\s,]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One JSON object and where it stood (``file:line``, or ``file, row N`` in an array)."""
-
-    where: str
-    value: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that cannot be used, why, and where it stood. Holds nothing of its content."""
-
-    where: str
-    reason: str
-
-
-def locate(path: str) -> list[str]:
-    """The files that ``path`` names, sorted: itself, a folder's JSON files, or a glob's matches.
+def read_objects(stream: io.BufferedReader, path: str) -> Iterator[Record | BadRow]:
+    """All objects of the file ``path``, in order; blank lines do not count.
 
     Raises:
-        DataError: There are none.
+        DataError: Its array is broken.
     """
-    filesystem, inner = resolve(path)
-    info = filesystem.get_file_info(inner)
-    prefix = path.removesuffix(inner) if "://" in path else ""
-    if info.type == pafs.FileType.File:
-        return [path]
-    if info.type == pafs.FileType.Directory:
-        entries = filesystem.get_file_info(pafs.FileSelector(inner))
-        found = [entry.path for entry in entries if entry.type == pafs.FileType.File]
-        files = sorted(prefix + file for file in found if file.endswith(_SUFFIXES))
-        if not files:
-            raise DataError(f"{path}: the folder holds no {', '.join(_SUFFIXES)}; check the path.")
-        return files
-    files = sorted(file for file in glob.glob(path, recursive=True) if Path(file).is_file())
-    if not files:
-        raise DataError(f"{path}: there is no such file; correct the source's path.")
-    return files
-
-
-def read_objects(path: str) -> Iterator[Record | BadRow]:
-    """All objects of one file, in order; blank lines do not count.
-
-    Raises:
-        DataError: The file cannot be read, or its array is broken.
-    """
-    filesystem, inner = resolve(path)
-    try:
-        with filesystem.open_input_stream(inner, compression="detect") as raw:
-            stream = io.BufferedReader(raw, _CHUNK_BYTES)
-            if stream.peek(64).removeprefix(_BOM).lstrip().startswith(b"["):
-                yield from _array(stream, path)
-            else:
-                yield from _lines(stream, path)
-    except OSError as exc:
-        # Arrow's messages end in a stack of its own; the first line is the sentence.
-        reason = str(exc).partition("\n")[0].rstrip(".") or type(exc).__name__
-        raise DataError(f"{path}: cannot be read ({reason}); check the file.") from None
+    if stream.peek(64).removeprefix(_BOM).lstrip().startswith(b"["):
+        yield from _array(stream, path)
+    else:
+        yield from _lines(stream, path)
 
 
 def _lines(stream: BinaryIO, path: str) -> Iterator[Record | BadRow]:

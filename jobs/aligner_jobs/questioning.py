@@ -11,7 +11,7 @@ import pyarrow as pa
 from aligner import artefacts
 from aligner.errors import DataError, EndpointError, GenerationError
 from aligner.manifest import Parent
-from aligner.records import Question
+from aligner.records import Answered, Question
 from aligner.simworld.questions import heldout_questions, read_question
 from aligner.simworld.world import World
 from aligner_jobs import dataset_files
@@ -36,15 +36,6 @@ class QuestionSet:
     described: str
     """In words, for the report."""
     parents: tuple[Parent, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """One upstream's answer."""
-
-    upstream: str
-    question: Question
-    answer: str
 
 
 @dataclass(frozen=True, slots=True)

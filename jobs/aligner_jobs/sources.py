@@ -1,15 +1,18 @@
 """Sources: what they bring, row by row, with a named reason for every row that is of no use."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 from aligner.errors import DataError
-from aligner.records import Question, Triple, Turn
+from aligner.records import Answered, Question, Triple, Turn
 from aligner.simworld.questions import training_questions
 from aligner.simworld.world import World
+from aligner_jobs import conversations, transcripts
 from aligner_jobs.config.sources import (
+    AnswersSource,
+    ConversationsSource,
     PreferenceSource,
     QacSource,
     QuestionsSource,
@@ -17,8 +20,8 @@ from aligner_jobs.config.sources import (
     SimworldSource,
     Source,
 )
-from aligner_jobs.json_files import BadRow, Record, locate, read_objects
-from aligner_jobs.transcripts import RowProblem, pair
+from aligner_jobs.raw_rows import BadRow, Record, RowProblem
+from aligner_jobs.source_files import locate, read_records
 
 LATER_STEP: Final = "later_step"
 """Set aside because the config asks for it; not a bad row."""
@@ -29,7 +32,7 @@ class Item:
     """A usable row and where it stood."""
 
     where: str
-    row: Question | Triple
+    row: Question | Answered | Triple
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ def pieces(name: str, source: Source) -> list[Piece]:
     """
     if isinstance(source, SimworldSource):
         return [Piece(name, source, "simworld")]
-    return [Piece(name, source, path) for path in locate(source.path)]
+    return [Piece(name, source, path) for path in locate(source.path, source.format)]
 
 
 def read(piece: Piece, *, seed: int, max_bad_share: float) -> Iterator[Item | BadRow]:
@@ -89,51 +92,97 @@ def _items(piece: Piece, seed: int) -> Iterator[Item | BadRow]:
         for number, question in enumerate(asked, start=1):
             yield Item(f"{piece.path}, row {number}", question)
         return
-    for record in read_objects(piece.path):
+    for record in read_records(piece.path, piece.source.format):
         if isinstance(record, BadRow):
             yield record
         else:
-            yield _parse(piece, record)
+            yield from _parse(piece, record)
 
 
-def _parse(piece: Piece, record: Record) -> Item | BadRow:
+def _parse(piece: Piece, record: Record) -> Iterator[Item | BadRow]:
+    """One row, or all that a conversation holds."""
     try:
-        return Item(record.where, _row(piece.name, piece.source, record.value))
+        if isinstance(piece.source, ConversationsSource):
+            yield from _asked(piece.source, record)
+        else:
+            yield Item(record.where, _row(piece.name, piece.source, record.value))
     except RowProblem as problem:
-        return BadRow(record.where, str(problem))
+        yield BadRow(record.where, str(problem))
 
 
-def _row(name: str, source: Source, record: dict[str, Any]) -> Question | Triple:
+def _asked(source: ConversationsSource, record: Record) -> list[Item]:
+    messages = _messages(record.value, source.conversation_column)
+    turns = conversations.read_turns(messages, source.messages)
+    asked = list(conversations.questions(turns))
+    if source.turns == "last":
+        return [Item(record.where, asked[-1][1])]
+    return [Item(f"{record.where}, turn {number}", question) for number, question in asked]
+
+
+def _row(name: str, source: Source, record: dict[str, Any]) -> Question | Answered | Triple:
     match source:
         case QuestionsSource():
-            history = _history(record, source.history_column)
-            return Question(_text(record, source.question_column), history)
+            return _question(source, record)
+        case AnswersSource():
+            upstream = _text(record, source.upstream_column) if source.upstream_column else ""
+            return Answered(
+                upstream, _question(source, record), _text(record, source.answer_column)
+            )
         case QacSource():
             return _triple(name, source, record)
         case RevisionsSource():
             if source.last_step is not None and _step(record, source) > source.last_step:
                 raise RowProblem(LATER_STEP)
             return _triple(name, source, record)
-        case PreferenceSource(layout="transcript"):
-            chosen = _text(record, source.chosen_column)
-            return pair(chosen, _text(record, source.rejected_column), source=name)
         case PreferenceSource():
+            return _pair(name, source, record)
+        case SimworldSource() | ConversationsSource():
+            raise AssertionError("not read row by row")
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _question(source: QuestionsSource | AnswersSource, record: dict[str, Any]) -> Question:
+    """A question that somebody will be paid to see, so an empty one ends here."""
+    text = _joined(record, source.question_column)
+    if not text.strip():
+        raise RowProblem("empty_question")
+    return Question(text, _history(record, source.history_column))
+
+
+def _pair(name: str, source: PreferenceSource, record: dict[str, Any]) -> Triple:
+    chosen, rejected = source.chosen_column, source.rejected_column
+    match source.layout:
+        case "columns":
             return Triple(
-                question=_text(record, source.question_column),
-                answer=_text(record, source.rejected_column),
-                correction=_text(record, source.chosen_column),
+                question=_joined(record, source.question_column),
+                answer=_text(record, rejected),
+                correction=_text(record, chosen),
                 source=name,
                 history=_history(record, source.history_column),
             )
-        case SimworldSource():
-            raise AssertionError("a simulated source has no records")
+        case "transcript":
+            return conversations.pair(
+                transcripts.parse(_text(record, chosen)),
+                transcripts.parse(_text(record, rejected)),
+                source=name,
+            )
+        case "messages":
+            before = source.conversation_column
+            said = _messages(record, before) if before else []
+            good, bad = _messages(record, chosen), _messages(record, rejected)
+            return conversations.pair(
+                conversations.read_turns([*said, *good], source.messages),
+                conversations.read_turns([*said, *bad], source.messages),
+                source=name,
+            )
         case unreachable:
             assert_never(unreachable)
 
 
 def _triple(name: str, source: QacSource | RevisionsSource, record: dict[str, Any]) -> Triple:
     return Triple(
-        question=_text(record, source.question_column),
+        question=_joined(record, source.question_column),
         answer=_text(record, source.answer_column),
         correction=_text(record, source.correction_column),
         upstream=_text(record, source.upstream_column) if source.upstream_column else "",
@@ -142,10 +191,14 @@ def _triple(name: str, source: QacSource | RevisionsSource, record: dict[str, An
     )
 
 
-def _text(record: dict[str, Any], column: str) -> str:
-    value = record.get(column)
-    if value is None:
+def _column(record: dict[str, Any], column: str) -> Any:
+    if (value := record.get(column)) is None:
         raise RowProblem(f"missing_{column}")
+    return value
+
+
+def _text(record: dict[str, Any], column: str) -> str:
+    value = _column(record, column)
     if not isinstance(value, str):
         raise RowProblem(f"not_text_{column}")
     try:
@@ -156,11 +209,27 @@ def _text(record: dict[str, Any], column: str) -> str:
     return value
 
 
+def _joined(record: dict[str, Any], columns: Sequence[str]) -> str:
+    """The texts of ``columns`` with a blank line between; only the first must be there."""
+    first, *others = columns
+    texts = [_text(record, first)]
+    texts += [_text(record, column) for column in others if record.get(column) is not None]
+    return "\n\n".join(text for text in texts if text.strip()) if others else texts[0]
+
+
 def _step(record: dict[str, Any], source: RevisionsSource) -> int:
     step = record.get(source.step_column)
+    if isinstance(step, str) and step.isdecimal():
+        # In CSV everything is a text.
+        return int(step)
     if type(step) is not int:
         raise RowProblem(f"not_a_number_{source.step_column}")
     return step
+
+
+def _messages(record: dict[str, Any], column: str) -> list[Any]:
+    value = _column(record, column)
+    return value if isinstance(value, list) else [value]
 
 
 def _history(record: dict[str, Any], column: str | None) -> tuple[Turn, ...]:

@@ -2,19 +2,20 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from aligner import dedup, filters
-from aligner.records import Question
+from aligner.records import Answered, Question, Triple
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
 from aligner_jobs.config.quality import FilterConfig, NearDuplicates
-from aligner_jobs.json_files import BadRow
+from aligner_jobs.raw_rows import BadRow
 from aligner_jobs.sources import Piece, read
 from aligner_jobs.tables import (
     Row,
+    answered_row,
     as_triple,
     bad_row,
     drop,
@@ -41,10 +42,16 @@ def _rows_of(piece: Piece, config: BuildDatasetConfig) -> Iterator[Row]:
     for item in read(piece, seed=config.seed, max_bad_share=config.max_bad_share):
         if isinstance(item, BadRow):
             yield bad_row(source=piece.name, where=item.where, reason=item.reason, rows=per_row)
-        elif isinstance(item.row, Question):
-            yield question_row(item.row, source=piece.name, where=item.where, rows=per_row)
-        else:
-            yield triple_row(item.row, where=item.where)
+            continue
+        match item.row:
+            case Question() as question:
+                yield question_row(question, source=piece.name, where=item.where, rows=per_row)
+            case Answered() as answered:
+                yield answered_row(answered, source=piece.name, where=item.where)
+            case Triple() as triple:
+                yield triple_row(triple, where=item.where)
+            case unreachable:
+                assert_never(unreachable)
 
 
 def judge(batch: pa.Table, *, config: dict[str, Any]) -> pa.Table:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from aligner.manifest import FunnelStep
 from aligner.records import (
     TRIPLE_SCHEMA,
+    Answered,
     Question,
     Triple,
     Turn,
@@ -54,6 +55,7 @@ SET_ASIDE_SCHEMA: Final = pa.schema(
         ("where", pa.string()),
         ("source", pa.string()),
         ("upstream", pa.string()),
+        ("teacher", pa.string()),
         ("question_id", pa.string()),
         ("rows", pa.int64()),
     ]
@@ -70,6 +72,20 @@ def question_row(question: Question, *, source: str, where: str, rows: int) -> R
     triple = Triple(question.question, "", "", source=source, history=question.history)
     unfinished = {"row_id": "", "answer": None, "correction": None}
     return {**_working(triple, where=where, rows=rows), **unfinished}
+
+
+def answered_row(answered: Answered, *, source: str, where: str) -> Row:
+    """A row that is corrected in a later stage."""
+    question, upstream = answered.question, answered.upstream
+    triple = Triple(
+        question.question,
+        answered.answer,
+        "",
+        upstream=upstream,
+        source=source,
+        history=question.history,
+    )
+    return {**_working(triple, where=where, rows=1), "row_id": "", "correction": None}
 
 
 def triple_row(triple: Triple, *, where: str) -> Row:

@@ -35,6 +35,16 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """A question and what an upstream replied."""
+
+    upstream: str
+    """Name of the model that answered; empty where a source does not say."""
+    question: Question
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Triple:
     """A question, an upstream's answer and the corrected answer."""
 

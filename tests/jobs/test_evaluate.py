@@ -22,7 +22,7 @@ from aligner.gates import Gate
 from aligner.judging import DIMENSIONS
 from aligner.manifest import Manifest, Parent
 from aligner.prompt import PLAIN, PromptTemplate
-from aligner.records import Triple
+from aligner.records import Answered, Triple
 from aligner.reports import EvaluationReport, read_report
 from aligner.simworld import profiles, teacher
 from aligner.simworld.judge import SimJudge
@@ -34,7 +34,7 @@ from aligner_jobs import evaluate, promote
 from aligner_jobs.config.evaluate import EvaluateConfig
 from aligner_jobs.config.promote import PromoteConfig
 from aligner_jobs.correct import Correction
-from aligner_jobs.questioning import Answered, Answers
+from aligner_jobs.questioning import Answers
 
 SEED = 3
 QUESTIONS = 6

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aligner.errors import DataError
-from aligner_jobs.json_files import BadRow, Record, locate, read_objects
+from aligner_jobs.raw_rows import BadRow, Record
+from aligner_jobs.source_files import read_records
 
 ROWS = [{"question": f"q{i}", "n": i, "deep": {"x": [i, "]"]}} for i in range(5)]
 
@@ -28,14 +29,14 @@ def written(folder: Path, name: str, content: bytes) -> str:
 
 
 def values(path: str) -> list[object]:
-    return [record.value for record in read_objects(path) if isinstance(record, Record)]
+    return [record.value for record in read_records(path) if isinstance(record, Record)]
 
 
 def lines(rows: list[Any]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.jsonl.gz", "rows"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.jsonl.gz"])
 def test_lines_are_read_plain_and_packed(tmp_path: Path, name: str) -> None:
     assert values(written(tmp_path, name, lines(ROWS))) == ROWS
 
@@ -48,9 +49,9 @@ def test_an_array_is_read_plain_and_packed(tmp_path: Path, name: str, indent: in
 
 
 def test_places_are_lines_or_rows(tmp_path: Path) -> None:
-    by_line = list(read_objects(written(tmp_path, "a.jsonl", b"\n" + lines(ROWS))))
+    by_line = list(read_records(written(tmp_path, "a.jsonl", b"\n" + lines(ROWS))))
     assert by_line[1].where == f"{tmp_path}/a.jsonl:3"
-    by_row = list(read_objects(written(tmp_path, "a.json", json.dumps(ROWS).encode())))
+    by_row = list(read_records(written(tmp_path, "a.json", json.dumps(ROWS).encode())))
     assert by_row[1].where == f"{tmp_path}/a.json, row 2"
 
 
@@ -73,7 +74,7 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path, content: bytes) -> None:
 )
 def test_a_bad_line_is_one_bad_row(tmp_path: Path, line: bytes, reason: str) -> None:
     path = written(tmp_path, "a.jsonl", b'{"a": 1}\n' + line + b'\n{"b": 2}\n')
-    assert list(read_objects(path)) == [
+    assert list(read_records(path)) == [
         Record(f"{path}:1", {"a": 1}),
         BadRow(f"{path}:2", reason),
         Record(f"{path}:3", {"b": 2}),
@@ -92,7 +93,7 @@ def test_a_bad_line_is_one_bad_row(tmp_path: Path, line: bytes, reason: str) -> 
 def test_a_broken_array_ends_with_its_line(tmp_path: Path, content: bytes) -> None:
     path = written(tmp_path, "a.json", content)
     with pytest.raises(DataError, match=r"a\.json:[12]: .*(fix|remove)"):
-        list(read_objects(path))
+        list(read_records(path))
 
 
 def test_an_array_of_many_chunks_is_never_held_whole(tmp_path: Path) -> None:
@@ -106,22 +107,7 @@ def test_a_cut_archive_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(lines(ROWS * 100))[:-20])
     with pytest.raises(DataError, match=r"a\.jsonl\.gz: cannot be read .*; check the file\.$"):
-        list(read_objects(str(path)))
-
-
-def test_a_folder_and_a_glob_name_their_files_in_order(tmp_path: Path) -> None:
-    names = ["b.jsonl", "a.json", "c.jsonl.gz"]
-    for name in [*names, "notes.txt"]:
-        written(tmp_path, name, b"")
-    assert locate(str(tmp_path)) == [f"{tmp_path}/{name}" for name in sorted(names)]
-    assert locate(f"{tmp_path}/*.json*") == locate(str(tmp_path))
-    assert locate(f"{tmp_path}/b.jsonl") == [f"{tmp_path}/b.jsonl"]
-
-
-@pytest.mark.parametrize("path", ["missing.jsonl", "*.jsonl", "."])
-def test_no_file_at_all_names_the_path(tmp_path: Path, path: str) -> None:
-    with pytest.raises(DataError, match="path"):
-        locate(str(tmp_path / path))
+        list(read_records(str(path)))
 
 
 @settings(max_examples=50, deadline=None)
@@ -141,7 +127,7 @@ def test_no_bytes_whatever_raise_anything_but_a_data_error(content: bytes) -> No
     with tempfile.TemporaryDirectory() as folder:
         path = written(Path(folder), "a.json", content)
         try:
-            found = list(read_objects(path))
+            found = list(read_records(path))
         except DataError:
             return
     text = content.removeprefix(b"\xef\xbb\xbf")

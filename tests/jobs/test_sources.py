@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from aligner.errors import DataError
 from aligner.records import Question, Triple, Turn
 from aligner_jobs.config.sources import Source
-from aligner_jobs.json_files import BadRow
+from aligner_jobs.raw_rows import BadRow
 from aligner_jobs.sources import Item, pieces, read
 
 SOURCE: TypeAdapter[Source] = TypeAdapter(Source)
@@ -147,7 +147,11 @@ def test_the_odd_rows_of_hh_are_set_aside_and_no_other(shared_data: Path) -> Non
         source("preference", shared_data / "hh_harmless_test.jsonl.gz", layout="transcript")
     )
     assert reasons(found) == {"kept": 2299, "role_repeated": 9, "empty_reply": 4}
-    turns = [len(item.row.history) for item in found if isinstance(item, Item)]
+    turns = [
+        len(item.row.history)
+        for item in found
+        if isinstance(item, Item) and isinstance(item.row, Triple)
+    ]
     assert sum(not history for history in turns) == 658
     assert sum(history > 0 for history in turns) == 1641
 

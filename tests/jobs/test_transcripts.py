@@ -4,12 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligner.records import Turn
-from aligner_jobs.transcripts import RowProblem, pair, parse
+from aligner.records import Triple, Turn
+from aligner_jobs import conversations as talks
+from aligner_jobs.raw_rows import RowProblem
+from aligner_jobs.transcripts import parse
 
 MARKS = {"user": "Human", "assistant": "Assistant"}
 words = st.text(st.characters(codec="utf-8")).map(str.strip).filter(bool)
 unmarked = words.filter(lambda text: "Human:" not in text and "Assistant:" not in text)
+
+
+def pair(chosen: str, rejected: str) -> Triple:
+    return talks.pair(parse(chosen), parse(rejected), source="s")
 
 
 def rendered(turns: list[Turn]) -> str:
@@ -45,7 +51,7 @@ def test_a_pair_parts_at_the_last_reply(turns: list[Turn], good: str, bad: str) 
     context = turns if len(turns) % 2 else turns[:-1]
     chosen = rendered([*context, Turn("assistant", good)])
     rejected = rendered([*context, Turn("assistant", bad)])
-    row = pair(chosen, rejected, source="s")
+    row = pair(chosen, rejected)
     assert (row.answer, row.correction, row.source) == (bad, good, "s")
     assert [*row.history, Turn("user", row.question)] == context
 
@@ -73,7 +79,7 @@ REPLY = ASKED + "\n\nAssistant: a"
 )
 def test_what_is_no_pair_has_a_name(chosen: str, rejected: str, reason: str) -> None:
     with pytest.raises(RowProblem) as caught:
-        pair(chosen, rejected, source="s")
+        pair(chosen, rejected)
     assert str(caught.value) == reason
 
 
