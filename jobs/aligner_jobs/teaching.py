@@ -112,14 +112,16 @@ class AskTeachers:
 
     async def _taught(self, name: str, question: Question, answer: str) -> str:
         teacher, asker = self._teachers[name], self._askers[name]
-        principles, critique = teacher.principles, None
-        if teacher.critique:
-            asked = teaching.critique_messages(question, answer, principles)
-            critique = await reply_of(asker, asked)
-        asked = teaching.correction_messages(
-            question, answer, principles, instruction=teacher.instruction, critique=critique
+        about = (question, answer, teacher.principles)
+        if not teacher.critique:
+            asked = teaching.correction_messages(*about, instruction=teacher.instruction)
+            return await reply_of(asker, asked)
+        asked = teaching.critique_messages(*about, instruction=teacher.critique_instruction)
+        critique = await reply_of(asker, asked)
+        return await reply_of(
+            asker,
+            teaching.correction_after_critique(asked, critique, instruction=teacher.instruction),
         )
-        return await reply_of(asker, asked)
 
 
 @functools.lru_cache(maxsize=1)

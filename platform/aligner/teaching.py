@@ -66,28 +66,25 @@ class Reading:
     reason: str | None = None
 
 
-def critique_messages(question: Question, answer: str, principles: Principles) -> Messages:
+def critique_messages(
+    question: Question, answer: str, principles: Principles, *, instruction: str = CRITIQUE
+) -> Messages:
     """Ask what is wrong with ``answer``."""
-    return [*_conversation(question, answer), _from_user(f"{principles.text}\n\n{CRITIQUE}")]
+    return [*_conversation(question, answer), _from_user(f"{principles.text}\n\n{instruction}")]
 
 
 def correction_messages(
-    question: Question,
-    answer: str,
-    principles: Principles,
-    *,
-    instruction: str = INSTRUCTION,
-    critique: str | None = None,
+    question: Question, answer: str, principles: Principles, *, instruction: str = INSTRUCTION
 ) -> Messages:
-    """Ask for the correction of ``answer``, after the teacher's ``critique`` where it gave one."""
-    if critique is None:
-        request = f"{principles.text}\n\n{instruction}"
-        return [*_conversation(question, answer), _from_user(request)]
-    return [
-        *critique_messages(question, answer, principles),
-        {"role": "assistant", "content": critique},
-        _from_user(instruction),
-    ]
+    """Ask for the correction of ``answer``."""
+    return [*_conversation(question, answer), _from_user(f"{principles.text}\n\n{instruction}")]
+
+
+def correction_after_critique(
+    asked: Messages, critique: str, *, instruction: str = INSTRUCTION
+) -> Messages:
+    """Ask for the correction after ``critique``, the teacher's reply to what it was ``asked``."""
+    return [*asked, {"role": "assistant", "content": critique}, _from_user(instruction)]
 
 
 def read_reply(reply: str, *, answer: str) -> Reading:

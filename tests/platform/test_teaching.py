@@ -11,6 +11,7 @@ from aligner.teaching import (
     INSTRUCTION,
     KEEP,
     Principles,
+    correction_after_critique,
     correction_messages,
     critique_messages,
     is_chatty,
@@ -38,7 +39,7 @@ def test_the_request_follows_the_conversation_and_holds_every_principle() -> Non
 def test_after_a_critique_the_principles_are_not_said_twice() -> None:
     first = critique_messages(QUESTION, "Wait.", PRINCIPLES)
     assert first[-1]["content"].endswith(CRITIQUE)
-    messages = correction_messages(QUESTION, "Wait.", PRINCIPLES, critique="Too short.")
+    messages = correction_after_critique(first, "Too short.")
     assert messages[: len(first)] == first
     assert messages[len(first) :] == [
         {"role": "assistant", "content": "Too short."},

@@ -40,6 +40,9 @@ class OpenAITeacher(ApiModel, _Sharing):
     critique: bool = False
     """Ask what is wrong with the answer first, then for the correction; twice the requests."""
 
+    critique_instruction: str = teaching.CRITIQUE
+    """The wish for a critique, after the principles."""
+
     instruction: str = teaching.INSTRUCTION
     """The wish for a correction, after the principles. A reply of ``<keep/>`` alone leaves the
     answer as it is, so say when to give it."""
