@@ -1,6 +1,10 @@
 """Who corrects what, and the teachers over HTTP: the simulation, and one that talks too much."""
 
 import asyncio
+import contextlib
+import http.server
+import json
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -52,6 +56,30 @@ def over_http(server: SimworldServer, **settings: object) -> dict[str, Any]:
     return {"kind": "openai", "base_url": server.base_url, "model": "teacher", **settings}
 
 
+@contextlib.contextmanager
+def replying(text: str, finish_reason: str) -> Iterator[str]:
+    """An API that replies alike to everything; its base URL."""
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.dumps({"choices": [choice]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+
+
 @pytest.mark.parametrize("critique", [False, True])
 def test_the_teacher_over_http_equals_the_one_in_memory(
     server: SimworldServer, critique: bool
@@ -92,14 +120,24 @@ def test_teachers_of_both_kinds_share_the_rows(server: SimworldServer) -> None:
     assert all(row["correction"] for row in both)
 
 
+@pytest.mark.parametrize(
+    ("reply", "finish_reason", "reason", "correction"),
+    [
+        ("It is blue.", "stop", None, "It is blue."),
+        ("<keep/>\n", "stop", None, RUDE),
+        ("Nothing is wrong: <keep/>", "stop", "ambiguous_keep", None),
+        ("Here is the corrected answer:\nIt is blue.", "stop", "chatty", None),
+        ("It is bl", "length", "cut_off", None),
+    ],
+)
 @pytest.mark.parametrize("critique", [False, True])
 def test_a_reply_that_is_no_correction_sets_the_row_aside(
-    server: SimworldServer, critique: bool
+    critique: bool, reply: str, finish_reason: str, reason: str | None, correction: str | None
 ) -> None:
-    # Told to, the simulation's upstream replies to the request itself.
-    teacher = over_http(server, model="amber", critique=critique, instruction="Corrected answer:")
-    (row,) = asked({"t": teacher}, [answered(QUESTIONS[0], RUDE)])
-    assert (row["reason"], row["correction"]) == (None, "That is hard to say.")
+    with replying(reply, finish_reason) as base_url:
+        teacher = {"kind": "openai", "base_url": base_url, "model": "m", "critique": critique}
+        (row,) = asked({"t": teacher}, [answered(QUESTIONS[0], RUDE)])
+    assert (row["reason"], row["correction"]) == (reason, correction)
 
 
 def test_an_endpoint_that_is_gone_is_the_reason(server: SimworldServer) -> None:

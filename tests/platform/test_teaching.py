@@ -3,6 +3,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aligner.records import Question, Turn
@@ -34,6 +36,14 @@ def test_the_request_follows_the_conversation_and_holds_every_principle() -> Non
     assert request["role"] == "user"
     for part in ("Helpful:\n- Do it.", "Harmless:\n- Hurt", "Honest:\n- Be true", INSTRUCTION):
         assert part in request["content"]
+
+
+@given(st.text(), st.text(), st.text())
+def test_nothing_inside_a_row_changes_what_is_asked(past: str, asked: str, answer: str) -> None:
+    question = Question(asked, (Turn("user", past), Turn("assistant", past)))
+    messages = correction_messages(question, answer, PRINCIPLES)
+    assert [message["content"] for message in messages[:-1]] == [past, past, asked, answer]
+    assert messages[-1] == correction_messages(QUESTION, "Wait.", PRINCIPLES)[-1]
 
 
 def test_after_a_critique_the_principles_are_not_said_twice() -> None:
