@@ -95,6 +95,8 @@ def _replies(found: QuestionSet, config: EvaluateConfig) -> Iterator[dict[str, A
     """Columns out: :data:`WORK_SCHEMA`. Rows: one per question and upstream (and sample)."""
     import ray.data
 
+    from aligner_jobs import asking
+
     rows = [
         question_row(question, source="evaluate", where=str(number), rows=config.rows_per_question)
         for number, question in enumerate(found.questions)
@@ -104,15 +106,8 @@ def _replies(found: QuestionSet, config: EvaluateConfig) -> Iterator[dict[str, A
         for start in range(0, len(rows), _ROWS_PER_BLOCK)
     ]
     upstreams = {name: one.model_dump(mode="json") for name, one in config.upstreams.items()}
-    answered = ray.data.from_arrow(blocks).map_batches(
-        AskUpstreams,
-        fn_constructor_kwargs={"upstreams": upstreams},
-        batch_format="pyarrow",
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=1),
-        # It mostly waits.
-        num_cpus=0.5,
-    )
+    asked = ray.data.from_arrow(blocks)
+    answered = asking.ask(asked, AskUpstreams, {"upstreams": upstreams}, workers=1)
     yield from answered.iter_rows()
 
 
