@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from aligner.config import load
 from aligner.errors import DataError
-from aligner.records import Question, Triple, Turn
-from aligner_jobs.config.sources import Source
+from aligner.records import Answered, Question, Triple, Turn
+from aligner_jobs.config.build_dataset import BuildDatasetConfig
+from aligner_jobs.config.sources import SimworldSource, Source
 from aligner_jobs.raw_rows import BadRow
 from aligner_jobs.sources import Item, pieces, read
 
+CONFIGS = Path(__file__).parents[2] / "jobs" / "configs" / "build-dataset"
 SOURCE: TypeAdapter[Source] = TypeAdapter(Source)
 
 
@@ -69,6 +72,74 @@ def test_preference_columns_turn_the_rejected_reply_into_the_answer(tmp_path: Pa
     (item,) = items(source("preference", file, layout="columns"))
     assert isinstance(item, Item)
     assert item.row == Triple("q", "bad", "good", source="name")
+
+
+def test_several_columns_make_one_question_and_empty_ones_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "q.csv"
+    file.write_text('do,with\nSum up.,A text.\nRhyme.,\n"",alone\n\n"",""\n')
+    found = items(source("questions", file, question_column=["do", "with"]))
+    assert [getattr(item, "reason", None) or getattr(item, "row", None) for item in found] == [
+        Question("Sum up.\n\nA text."),
+        Question("Rhyme."),
+        Question("alone"),
+        "empty_question",
+    ]
+
+
+def test_answers_are_corrected_later(tmp_path: Path) -> None:
+    file = rows(
+        tmp_path / "a.jsonl", {"question": "q", "answer": "a", "by": "model"}, {"question": "q"}
+    )
+    item, bad = items(source("answers", file, upstream_column="by"))
+    assert isinstance(item, Item)
+    assert item.row == Answered("model", Question("q"), "a")
+    assert bad == BadRow(f"{file}:2", "missing_by")
+
+
+def test_steps_in_csv_are_numbers_too(tmp_path: Path) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text("question,answer,correction,step\nq,a,c,1\nq,a,c,2\nq,a,c,two\n")
+    assert reasons(items(source("revisions", file, last_step=1))) == {
+        "kept": 1,
+        "later_step": 1,
+        "not_a_number_step": 1,
+    }
+
+
+TALK = [
+    {"from": "human", "value": "Hi."},
+    {"from": "gpt", "value": "Hello."},
+    {"from": "human", "value": "Why?"},
+]
+HISTORY = (Turn("user", "Hi."), Turn("assistant", "Hello."))
+
+
+@pytest.mark.parametrize(
+    ("turns", "asked"),
+    [
+        ("last", {":1": Question("Why?", HISTORY)}),
+        ("all", {":1, turn 1": Question("Hi."), ":1, turn 3": Question("Why?", HISTORY)}),
+    ],
+)
+def test_turns_of_the_user_are_questions(
+    tmp_path: Path, turns: str, asked: dict[str, Question]
+) -> None:
+    file = rows(tmp_path / "c.jsonl", {"conversations": TALK})
+    found = items(source("conversations", file, turns=turns))
+    assert {i.where.removeprefix(str(file)): i.row for i in found if isinstance(i, Item)} == asked
+
+
+def test_messages_may_be_written_as_openai_does(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
+    openai = {"role_key": "role", "text_key": "content"}
+    file = rows(tmp_path / "c.jsonl", {"messages": said})
+    (item,) = items(source("conversations", file, conversation_column="messages", messages=openai))
+    assert isinstance(item, Item) and item.row == Question("Hi.")
+    # As many preference sets have it: two whole conversations.
+    other = [said[0], {"role": "assistant", "content": "Go away."}]
+    file = rows(tmp_path / "p.jsonl", {"chosen": said, "rejected": other})
+    (item,) = items(source("preference", file, layout="messages", messages=openai))
+    assert isinstance(item, Item) and item.row == Triple("Hi.", "Go away.", "Hello.", source="name")
 
 
 GOOD: dict[str, Any] = {"question": "q", "answer": "a", "correction": "c"}
@@ -157,17 +228,67 @@ def test_the_odd_rows_of_hh_are_set_aside_and_no_other(shared_data: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("config", "file", "account"),
+    [
+        ("preference-hh", "hh_harmless_test", {"kept": 2299, "role_repeated": 9, "empty_reply": 4}),
+        ("revisions-selfee", "selfee_revisions", {"kept": 469}),
+        ("revisions-cai", "cai_revisions", {"kept": 264}),
+        ("qac-shepherd", "shepherd_critiques", {"kept": 1317}),
+        ("preference-messages", "dpo_en_demo_300", {"kept": 300}),
+        ("questions-alpaca", "alpaca_2000", {"kept": 2000}),
+        ("questions-xstest", "xstest_prompts", {"kept": 450}),
+        ("answers-xstest", "xstest_completions", {"kept": 2250}),
+    ],
+)
+def test_shipped_configs_account_for_every_row_of_their_sets(
+    shared_data: Path, config: str, file: str, account: dict[str, int]
+) -> None:
+    shipped = load(BuildDatasetConfig, CONFIGS / f"{config}.yaml")
+    (of,) = shipped.sources.values()
+    assert not isinstance(of, SimworldSource)
+    name = Path(of.path).name
+    assert name.startswith(f"{file}.")
+    moved = of.model_copy(update={"path": str(shared_data / name)})
+    assert reasons(items(moved, max_bad_share=shipped.max_bad_share)) == account
+
+
+def test_an_input_of_alpaca_stands_below_its_instruction(shared_data: Path) -> None:
+    of = source(
+        "questions", shared_data / "alpaca_2000.jsonl.gz", question_column=["instruction", "input"]
+    )
+    asked = [item.row for item in items(of) if isinstance(item, Item)]
+    plain = source("questions", shared_data / "alpaca_2000.jsonl.gz", question_column="instruction")
+    alone = [item.row for item in items(plain) if isinstance(item, Item)]
+    assert sum(one != other for one, other in zip(asked, alone, strict=True)) == 753
+
+
+def test_instructions_in_front_of_conversations_are_set_aside_or_folded_in(
+    shared_data: Path,
+) -> None:
+    set_up = {"layout": "messages", "conversation_column": "conversations"}
+    of = source("preference", shared_data / "dpo_en_demo_300.jsonl.gz", **set_up)
+    assert reasons(items(of)) == {"kept": 220, "system_turn": 80}
+
+
+@pytest.mark.parametrize(
     ("file", "settings", "kept"),
     [
-        ("selfee_revisions", {"kind": "revisions", "upstream_column": "model"}, 469),
-        ("cai_revisions", {"kind": "revisions"}, 264),
-        ("hhh_alignment_221", {"kind": "preference", "layout": "columns"}, 221),
-        ("shepherd_critiques", {"kind": "qac"}, 1317),
-        ("aligner2b_corrections", {"kind": "qac", "upstream_column": "upstream"}, 1689),
+        ("hhh_alignment_221.jsonl.gz", {"kind": "preference", "layout": "columns"}, 221),
+        ("aligner2b_corrections.jsonl.gz", {"kind": "qac", "upstream_column": "upstream"}, 1689),
+        ("truthfulqa.csv.gz", {"kind": "questions", "question_column": "Question"}, 817),
+        (
+            "truthfulqa.csv.gz",
+            {
+                "kind": "qac",
+                "question_column": "Question",
+                "answer_column": "Incorrect Answers",
+                "correction_column": "Best Answer",
+            },
+            817,
+        ),
     ],
 )
 def test_real_sets_are_read_whole(
     shared_data: Path, file: str, settings: dict[str, str], kept: int
 ) -> None:
-    found = items(source(path=shared_data / f"{file}.jsonl.gz", **settings))
-    assert reasons(found) == {"kept": kept}
+    assert reasons(items(source(path=shared_data / file, **settings))) == {"kept": kept}
