@@ -60,8 +60,7 @@ def write(
     if find_near is not None:
         fates.drop(find_near(rows), step="duplicates", reason="near_duplicate")
     if mix:
-        sources, ranks = _sources_and_ranks(rows)
-        over = _over_share(sources, ranks, mix, alive=fates.alive)
+        over = _over_share(rows, mix, alive=fates.alive)
         fates.drop(over, step="mix", reason="over_share")
     heldout, warmup = _splits(
         rows, fates.alive, heldout_share=heldout_share, warmup_share=warmup_share
@@ -120,26 +119,25 @@ class _Fates:
         return table, count
 
 
-def _sources_and_ranks(rows: SortedRows) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
-    sources, ranks = [], []
-    for table in rows.kept_tables():
-        sources += table["source"].to_pylist()
-        ranks += [unit_hash(row_id, salt="mix") for row_id in table["row_id"].to_pylist()]
-    return np.array(sources, dtype=np.str_), np.array(ranks)
-
-
-def _over_share(
-    sources: NDArray[np.str_], ranks: NDArray[np.float64], mix: Mapping[str, float], *, alive: Mask
-) -> Mask:
+def _over_share(rows: SortedRows, mix: Mapping[str, float], *, alive: Mask) -> Mask:
     """Rows too many for the shares of ``mix``: as many stay as the scarcest source permits."""
+    names = pa.array(list(mix))
+    sources = np.full(rows.kept, -1, dtype=np.int32)
+    ranks = np.ones(rows.kept)
+    first = 0
+    for table in rows.kept_tables():
+        own = slice(first, first + table.num_rows)
+        sources[own] = pc.fill_null(pc.index_in(table["source"], names), -1).to_numpy()
+        ranks[own] = [unit_hash(row_id, salt="mix") for row_id in table["row_id"].to_pylist()]
+        first += table.num_rows
     total = sum(mix.values())
-    there = {name: int((alive & (sources == name)).sum()) for name in mix}
-    most = min(there[name] * total / share for name, share in mix.items() if share > 0)
-    over = np.zeros(len(sources), dtype=np.bool_)
-    for name, share in mix.items():
-        own = np.flatnonzero(alive & (sources == name))
-        own = own[np.argsort(ranks[own], kind="stable")]
-        over[own[round(most * share / total) :]] = True
+    there = np.bincount(sources[alive & (sources >= 0)], minlength=len(mix)).tolist()
+    most = min(count * total / share for count, share in zip(there, mix.values(), strict=True))
+    over = np.zeros(rows.kept, dtype=np.bool_)
+    for number, share in enumerate(mix.values()):
+        found = np.flatnonzero(alive & (sources == number))
+        found = found[np.argsort(ranks[found], kind="stable")]
+        over[found[round(most * share / total) :]] = True
     return over
 
 

@@ -44,7 +44,7 @@ def find(rows: SortedRows, *, config: NearDuplicates) -> Mask:
     try:
         bands = _write_bands(rows, folder, bands=dedup.banding(config.threshold).bands)
         for _ in range(_ROUNDS):
-            pairs = dedup.without_pairs(_candidates(bands, falls), known)
+            pairs = dedup.without_pairs(candidates(bands, falls), known)
             fell = dedup.fallen(_verified(pairs, rows, folder, config), rows=rows.kept)
             if not fell.any():
                 break
@@ -71,7 +71,7 @@ def _write_bands(rows: SortedRows, folder: Path, *, bands: int) -> list[Path]:
     return paths
 
 
-def _candidates(bands: list[Path], falls: Mask) -> Pairs:
+def candidates(bands: list[Path], falls: Mask) -> Pairs:
     """Pairs that agree in a band, of rows that have not fallen."""
     if not falls.size:
         return dedup.unique_pairs([])

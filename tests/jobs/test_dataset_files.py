@@ -1,7 +1,9 @@
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -84,3 +86,56 @@ def test_no_rows_at_all_still_make_four_folders(tmp_path: Path) -> None:
     _, counts = build([], tmp_path / "d")
     assert set(counts.values()) == {0}
     assert pq.read_table(tmp_path / "d" / "train").schema == TRIPLE_SCHEMA
+
+
+def of_two_sources() -> list[Row]:
+    """100 rows of one source and 300 of another."""
+    triples = [Triple(f"q{i}", "a", "c", source="s" if i % 4 == 0 else "long") for i in range(400)]
+    return [triple_row(row, where=f"f:{i}") for i, row in enumerate(triples)]
+
+
+def test_a_mix_keeps_as_many_rows_as_the_scarcest_source_permits(tmp_path: Path) -> None:
+    tally, counts = write(
+        tables_of(of_two_sources(), size=64),
+        tmp_path,
+        heldout_share=0.1,
+        warmup_share=0.0,
+        mix={"long": 1.0, "s": 2.0},
+    )
+    kept = read(tmp_path, "train") + read(tmp_path, "heldout")
+    assert Counter(row["source"] for row in kept) == {"s": 100, "long": 50}
+    assert tally.dropped("mix") == {"over_share": 250}
+    assert counts["set_aside"] == 250
+
+
+def test_a_mix_of_fewer_rows_is_part_of_a_mix_of_more(tmp_path: Path) -> None:
+    kept = []
+    for number, share in enumerate((1.0, 2.0)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        rows = tables_of(of_two_sources(), size=64)
+        write(rows, folder, heldout_share=0.0, warmup_share=0.0, mix={"s": 1.0, "long": share})
+        kept.append({row["row_id"] for row in read(folder, "train")})
+    assert kept[0] < kept[1]
+
+
+def test_a_near_duplicate_counts_before_the_mix_and_is_shown_with_its_fate(tmp_path: Path) -> None:
+    shown = []
+    tally, _ = write(
+        tables_of(of_two_sources(), size=64),
+        tmp_path,
+        heldout_share=0.0,
+        warmup_share=0.5,
+        mix={"s": 1.0, "long": 3.0},
+        find_near=lambda rows: np.arange(rows.kept) % 2 == 0,
+        look=shown.append,
+    )
+    assert tally.dropped("duplicates") == {"near_duplicate": 200}
+    reasons = Counter(pa.concat_tables(shown)["reason"].to_pylist())
+    assert reasons["near_duplicate"] == 200
+    assert reasons["over_share"] == sum(tally.dropped("mix").values()) < 200
+    assert reasons[None] == len(read(tmp_path, "train"))
+    trained = {row["row_id"] for row in read(tmp_path, "train")}
+    # Identity rows are made of rows that stayed.
+    identity = [Triple(row["question"], row["answer"], "c") for row in read(tmp_path, "warmup")]
+    assert {row.row_id for row in identity} <= trained

@@ -3,12 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from aligner.adapters.memory_tracker import MemoryTracker
 from aligner.decontamination import LeakIndex
 from aligner.errors import DataError
 from aligner.records import Question, Triple
-from aligner_jobs import decontaminate
+from aligner_jobs import build_dataset, decontaminate
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
 from aligner_jobs.tables import WORK_SCHEMA, bad_row, question_row, triple_row
 
@@ -76,3 +78,43 @@ def test_an_evaluation_set_that_cannot_be_read_ends_the_job(tmp_path: Path) -> N
         index(config(tmp_path, {"e": {"kind": "qac", "path": str(tmp_path / "none.jsonl")}}))
     with pytest.raises(DataError, match=r"no dataset there"):
         index(config(tmp_path, {"e": {"kind": "heldout", "dataset": str(tmp_path / "none")}}))
+
+
+@pytest.mark.e2e
+def test_no_evaluation_question_reaches_a_dataset(tmp_path: Path) -> None:
+    """Not that of a file, and none that another dataset holds out; near-duplicates go as well."""
+    path = tmp_path / "rows.jsonl"
+    asked = [f"What does a merchant from town number {n} sell on Mondays?" for n in range(60)]
+    asked.append(f"  {EXAM.upper()} Answer in one word.")
+    words = " ".join(f"word{number}" for number in range(80))
+    answers = [f"Number {n} sells {n * 7} sorts of things." for n in range(60)]
+    rows = [*zip(asked, [*answers, "8"], strict=True), ("x", words), ("x", f"{words} more")]
+    lines = [{"question": q, "answer": a, "correction": f"{a} Indeed."} for q, a in rows]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    first = {
+        "out": str(tmp_path / "first"),
+        "sources": {"ready": {"kind": "qac", "path": str(path)}},
+        "heldout_share": 0.4,
+    }
+    build_dataset.run(BuildDatasetConfig.model_validate(first), tracker=MemoryTracker())
+    against = {
+        "spiders": exam_file(tmp_path, EXAM),
+        "heldout": {"kind": "heldout", "dataset": first["out"]},
+    }
+    second = {
+        **first,
+        "out": str(tmp_path / "second"),
+        "decontamination": {"against": against},
+        "near_duplicates": {},
+    }
+    done = build_dataset.run(BuildDatasetConfig.model_validate(second), tracker=MemoryTracker())
+
+    held_out = set(pq.read_table(tmp_path / "first/heldout")["question"].to_pylist()) - {"x"}
+    dropped = {step.step: step.dropped for step in done.manifest.funnel}
+    assert dropped["decontamination"]["leak_spiders"] == 1
+    assert dropped["decontamination"]["leak_heldout"] >= len(held_out) - 1 > 10
+    assert dropped["duplicates"] == {"near_duplicate": 1}
+    for split in ("train", "heldout", "warmup"):
+        found = set(pq.read_table(tmp_path / "second" / split)["question"].to_pylist())
+        assert not found & held_out
+        assert not any(EXAM.lower() in question.lower() for question in found)
