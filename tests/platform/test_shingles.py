@@ -67,3 +67,17 @@ def test_hashes_are_the_same_in_every_process() -> None:
     )
     here = [hash_of(["a", "b"]), *ngrams([["a", "b", "c"]], size=2, pad=False).hashes.tolist()]
     assert [int(number) for number in done.stdout.split()] == here
+
+
+HOSTILE = ["", "\x00", "\u202eabc", "\ud800", "a\x00b", "'\"\\", "\u0301\u0301", "x" * 2_000_000]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_texts_have_ngrams_like_all_others(text: str) -> None:
+    grams = ngrams([words(text)], size=3, pad=True)
+    assert len(grams.hashes) == 1
+
+
+@given(st.text())
+def test_every_text_has_an_ngram(text: str) -> None:
+    assert len(ngrams([words(text)], size=2, pad=True).hashes) >= 1
