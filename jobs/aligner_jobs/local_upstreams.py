@@ -175,7 +175,7 @@ def _generated(missing: Any, upstream: LocalUpstream, *, seed: int) -> Iterator[
     bundle = {"CPU": 1, "GPU": 1} if engine.gpus else {"CPU": 1}
     kwargs = engine_kwargs(engine, context_tokens=_context(upstream))
     config = vLLMEngineProcessorConfig(
-        model_source=upstream.model,
+        model_source=str(Path(upstream.model).absolute()),
         # The engine is given text, the chat template's, and returns text.
         engine_kwargs={**kwargs, "skip_tokenizer_init": False},
         placement_group_config={"bundles": [bundle] * max(1, engine.gpus)},

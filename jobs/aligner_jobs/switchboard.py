@@ -175,19 +175,23 @@ def connected(limits: Mapping[str, Limits], replies: str) -> Iterator[Connected]
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
-    actor = (
+    # Workers have a working directory of their own.
+    place = replies if is_remote(replies) else str(Path(replies).absolute())
+    actor: Any = (
         ray.remote(Switchboard)
         .options(
             num_cpus=0,
             # The replies lie on this machine.
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
         )
-        .remote(dict(limits), replies)
+        .remote(dict(limits), place)
     )
     ray.get(actor.open.remote())
     try:
         yield Connected(actor)
     finally:
-        # Without this the folder would stay locked until Ray gets round to ending the process.
-        ray.get(actor.close.remote())
-        ray.kill(actor)
+        # Without this the folder would stay locked until Ray gets round to ending the process. If
+        # that is gone already, whatever ended it is what the user must hear of.
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            ray.get(actor.close.remote())
+            ray.kill(actor)

@@ -211,7 +211,7 @@ def scaling() -> None:
                 rates[nodes] = rate(api.seen().arrivals)
         finally:
             del os.environ["RAY_ADDRESS"]
-            cluster.shutdown()
+            cluster.shutdown()  # type: ignore[no-untyped-call]
     ratio = rates[4] / rates[1]
     figure("api_scaling_4_nodes", rates[4], rates[1], 3.5, ok=ratio >= 3.5)
 
