@@ -122,7 +122,8 @@ def _finished(
     if config.asks:
         rows = _ready_to_ask(rows, config)
         if config.asks_upstreams:
-            rows = _answered(rows, config, desk)
+            # Teachers are others than upstreams, and are not told what an answer gives away.
+            rows = _redacted(_answered(rows, config, desk), config)
         rows = _corrected(rows, config, desk)
     rows = _redacted(rows, config).map_batches(
         functools.partial(judge, config=config.filters.model_dump(mode="json")),

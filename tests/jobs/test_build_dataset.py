@@ -210,12 +210,13 @@ def test_teachers_share_the_answers_and_a_judge_looks_at_their_corrections(
         "teacher=null",
         f"teachers={{near: {{kind: simworld}}, far: {{{far}}}, slow: {{{far}, critique: true}}}}",
         "judge={kind: openai, model: judge}",
-        "warmup_share=0",
+        "pii={}",
     )
     assert done.code == 0, done.error
     manifest = require_sound(out)
     assert [step.step for step in manifest.funnel][3:5] == ["filters", "judge"]
     assert not any(step.dropped for step in manifest.funnel[:5])
+    assert manifest.facts["pii"] == {"rows": 0, "places": {}}
     found = rows(out, "train") + rows(out, "heldout")
     assert {row["teacher"] for row in found} == {"near", "far", "slow"}
     world = World(0)

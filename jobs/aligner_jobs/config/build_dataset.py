@@ -55,8 +55,8 @@ class BuildDatasetConfig(StrictModel):
     """Drops corrections that are no better than their answers; not asked for identity rows."""
 
     pii: Pii | None = None
-    """What to do about personal data, before anything is sent to a model and once more after;
-    unset: nothing."""
+    """What to do about personal data, in every text before it is sent to a model and in the
+    corrections; unset: nothing."""
 
     filters: FilterConfig = FilterConfig()
     """Which rows are noise."""
