@@ -1,6 +1,7 @@
 """What goes to one endpoint and comes back: held back where that is due, counted in any case."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from typing import Final
@@ -37,7 +38,8 @@ class Traffic:
         """Wait out a cool-down of the endpoint, then for a budget of ``tokens``."""
         while (wait_s := self._cooldown.wait_s(self._clock())) > 0:
             self._count(cooldowns=1)
-            await asyncio.sleep(wait_s)
+            # Those who waited together must not come back together.
+            await asyncio.sleep(wait_s * random.uniform(1.0, 1.2))
         grant = None
         if self._budgeted and self._line is not None:
             grant = await self._line.admit(self._name, tokens)
