@@ -46,6 +46,71 @@ def test_question_and_answer_stand_verbatim_whatever_they_hold(question: str, an
     assert PLAIN.render(question, answer) == before + question + middle + answer + after
 
 
+def pieces_of(template: str, *placeholders: str) -> list[str]:
+    """The literal text before, between and behind ``placeholders``, which stand in this order."""
+    pieces = []
+    for placeholder in placeholders:
+        before, _, template = template.partition(placeholder)
+        pieces.append(before)
+    return [*pieces, template]
+
+
+def framed(template: PromptTemplate, question: str, answer: str, history: tuple[Turn, ...]) -> str:
+    """What :meth:`render` promises, put together by concatenation alone."""
+    past = ""
+    for turn in history:
+        shape = template.user_turn if turn.role == "user" else template.assistant_turn
+        before, after = pieces_of(shape, "{text}")
+        past += before + turn.text + after
+    before, between, after = pieces_of(template.template, "{question}", "{answer}")
+    return before + past + question + between + answer + after
+
+
+MARKS = [
+    *("{question}", "{answer}", "{text}", "{{question}}", "{0}", "%s", "\\1", r"\g<0>"),
+    *("<s>", "</s>", "<|im_start|>", "[INST]", "\0", "\ud800", "\udfff", "\ufeff", "\u2028"),
+    *("\u200f", "\u202e", "\u2066", "\u2069"),
+    *(
+        piece
+        for template in BUILT_IN.values()
+        for text in (template.template, template.user_turn, template.assistant_turn)
+        for piece in [text, *pieces_of(text, "{question}", "{answer}"), *pieces_of(text, "{text}")]
+        if piece
+    ),
+]
+"""What a row may hold to break the frame: every delimiter, placeholder and odd character."""
+
+HOSTILE = st.lists(
+    st.sampled_from(MARKS) | st.text(st.characters(exclude_categories=()), max_size=5), max_size=6
+).map("".join)
+TURNS = st.builds(Turn, st.sampled_from(["user", "assistant"]), HOSTILE)
+TEMPLATES = pytest.mark.parametrize("template", BUILT_IN.values(), ids=list(BUILT_IN))
+
+
+@TEMPLATES
+@given(question=HOSTILE, answer=HOSTILE, history=st.lists(TURNS, max_size=3).map(tuple))
+def test_no_row_breaks_the_frame(
+    template: PromptTemplate, question: str, answer: str, history: tuple[Turn, ...]
+) -> None:
+    text = template.render(question, answer, history)
+    assert text == framed(template, question, answer, history)
+    # Who knows the lengths can take it apart again, whatever delimiters the values hold.
+    before, between, after = pieces_of(template.template, "{question}", "{answer}")
+    end = len(text) - len(after)
+    assert text[end - len(answer) : end] == answer
+    end -= len(answer) + len(between)
+    assert text[end - len(question) : end] == question
+    assert (text[: len(before)], text[end : end + len(between)]) == (before, between)
+
+
+@TEMPLATES
+def test_texts_of_two_megabytes_stand_verbatim(template: PromptTemplate) -> None:
+    long = "##Answer: {answer} " * (1 << 17)
+    assert len(long) > 2_000_000
+    history = (Turn("user", long), Turn("assistant", long))
+    assert template.render(long, long, history) == framed(template, long, long, history)
+
+
 def test_placeholders_inside_values_are_not_filled_again() -> None:
     assert "{answer}" in PLAIN.render("{answer}", "secret")
 
