@@ -25,6 +25,9 @@ _WORKER_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
+_PLACES = ("AWS_ENDPOINT_URL", "AWS_REGION")
+"""Where S3 is. Keys are not passed on: runtime environments are shown on dashboards and in logs."""
+
 
 def dev_runtime_env() -> dict[str, Any]:
     """The ``runtime_env`` that lets workers import this checkout; empty for an installed wheel.
@@ -42,7 +45,8 @@ def worker_env() -> dict[str, str]:
     ours = {key: os.environ.get(key, value) for key, value in _WORKER_ENVIRONMENT.items()}
     if _has_gpu():
         del ours["DS_ACCELERATOR"]
-    return {**ours, **dev_runtime_env().get("env_vars", {})}
+    places = {key: os.environ[key] for key in _PLACES if key in os.environ}
+    return {**ours, **places, **dev_runtime_env().get("env_vars", {})}
 
 
 def set_ray_defaults() -> None:

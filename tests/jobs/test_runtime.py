@@ -17,6 +17,13 @@ def test_what_the_user_has_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) ->
     assert runtime.worker_env()["OMP_NUM_THREADS"] == "7"
 
 
+def test_workers_know_where_s3_is_and_are_sent_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, name.lower())
+    told = {name: value for name, value in runtime.worker_env().items() if "AWS" in name}
+    assert told == {"AWS_ENDPOINT_URL": "aws_endpoint_url", "AWS_REGION": "aws_region"}
+
+
 def test_a_free_port_lies_outside_of_rays_worker_range() -> None:
     ports = [runtime.free_port() for _ in range(50)]
     assert not [port for port in ports if 10_002 <= port <= 19_999]
