@@ -93,10 +93,12 @@ def fill(name: str, upstream: LocalUpstream, questions: Any, desk: Desk) -> None
     Raises:
         GenerationError: The engine does not start with this model, or dies.
     """
+    switchboard = desk.switchboard
+    assert switchboard is not None
     settings = {
         "name": name,
         "upstream": upstream.model_dump(mode="json"),
-        "switchboard": desk.switchboard.actor,
+        "switchboard": switchboard.actor,
         "salt": desk.salt,
     }
     missing = ask(questions, MissingAnswers, settings, workers=1).materialize()
@@ -107,8 +109,8 @@ def fill(name: str, upstream: LocalUpstream, questions: Any, desk: Desk) -> None
     for row in _generated(missing, upstream, seed=seed):
         post.add(row, max_tokens=upstream.sampling.max_tokens, context=_context(upstream))
         if len(post.keep) >= _ROWS_PER_POST:
-            desk.switchboard.exchange(post.taken())
-    desk.switchboard.exchange(post.taken())
+            switchboard.exchange(post.taken())
+    switchboard.exchange(post.taken())
 
 
 @dataclass(slots=True)
