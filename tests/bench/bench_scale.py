@@ -4,8 +4,8 @@ Ours is ``aligner build-dataset`` as a user runs it: a child process with its pr
 exact and near-duplicates, splits, Parquet, packs, report, tracking. Theirs is one process of pandas
 and datasketch that does the same to the rows as one would write it by hand, all of them in memory.
 Both read such JSONL: 70 words a row, 1 % exact copies, 2 % near-duplicates, 1 % blank answers. The
-BENCH line sets our rate on the large set against theirs on the small one; what our start costs, some
-20 s, the line of the small set shows.
+BENCH line sets our rate on the large set against theirs on the small one; the line of the small set
+shows what our start costs, some 20 s.
 
 Memory is the sum over the process tree of what is not shared memory (proportional set size), and
 what lies in /dev/shm, where Ray's objects are; sampled twice a second, the peak counts.
