@@ -107,11 +107,23 @@ def test_bytes_of_csv_that_are_no_text_stay_in_their_row(tmp_path: Path) -> None
     assert values(path) == [{"q": "1", "a": "\udcff"}, {"q": "2", "a": "\x00b"}]
 
 
-def test_a_quote_that_is_never_closed_is_one_bad_row(tmp_path: Path) -> None:
-    path = written(tmp_path, "a.csv", b'q,a\n1,2\n3,"4\n5,6\n')
-    first, bad = read_records(path)
-    assert isinstance(first, Record)
-    assert bad == BadRow(f"{path}:3", "broken_csv")
+def test_a_quote_that_is_never_closed_costs_its_line_alone(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", b'q,a\n1,2\n3,"4\n5,6\n7,"8\n9"\n0,"1\n')
+    assert list(read_records(path)) == [
+        Record(f"{path}:2", {"q": "1", "a": "2"}),
+        BadRow(f"{path}:3", "broken_csv"),
+        Record(f"{path}:4", {"q": "5", "a": "6"}),
+        Record(f"{path}:5", {"q": "7", "a": "8\n9"}),
+        BadRow(f"{path}:7", "broken_csv"),
+    ]
+
+
+def test_the_search_for_a_closing_quote_ends(tmp_path: Path) -> None:
+    rows = [{"q": "x" * 1000, "a": str(n)} for n in range(10_000)]
+    content = table(rows).replace(b"q,a\r\n", b'q,a\r\n"oops,0\r\n', 1)
+    bad, *found = read_records(written(tmp_path, "a.csv", content))
+    assert isinstance(bad, BadRow)
+    assert [item.value for item in found if isinstance(item, Record)] == rows
 
 
 def test_a_field_of_two_megabytes_is_read(tmp_path: Path) -> None:
