@@ -17,6 +17,9 @@ from aligner_jobs.budget import Budget, Grant
 from aligner_jobs.reply_mirror import Mirror, is_remote, local_folder
 from aligner_jobs.reply_store import Counts, Replies
 
+_SHORTEST_WAIT_S: Final = 0.05
+"""What a budget lets go in this time may go at once: asking more often gains nothing."""
+
 _LONGEST_WAIT_S: Final = 0.25
 """Budgets change while one waits: what others did not use comes free again."""
 
@@ -139,7 +142,7 @@ class Switchboard:
                     waits.append(answer)
                     break
                 grants[name].append(answer)
-        return dict(grants), min(waits)
+        return dict(grants), max(_SHORTEST_WAIT_S, min(waits))
 
 
 class Connected:
