@@ -101,7 +101,8 @@ class _Fates:
     @property
     def alive(self) -> Mask:
         """The rows that stay."""
-        return self._codes == 0
+        alive: Mask = self._codes == 0
+        return alive
 
     def drop(self, which: Mask, *, step: Step, reason: str) -> None:
         """Drop those of the rows that are still alive."""

@@ -67,7 +67,7 @@ def _write_bands(rows: SortedRows, folder: Path, *, bands: int) -> list[Path]:
             joined = b"".join(table["sketch"].to_pylist())
             hashes_NB = np.frombuffer(joined, dtype=np.uint64).reshape(-1, bands)
             for file, hashes_N in zip(files, hashes_NB.T, strict=True):
-                file.write(np.ascontiguousarray(hashes_N))
+                file.write(hashes_N.tobytes())
     return paths
 
 

@@ -65,7 +65,8 @@ def bound_ray_data() -> None:
 
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = _BLOCK_BYTES
-    waiting = _WAITING_BYTES_PER_CPU * ray.cluster_resources().get("CPU", 1)
+    cluster = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    waiting = _WAITING_BYTES_PER_CPU * cluster.get("CPU", 1)
     limits = ExecutionResources.for_limits(object_store_memory=waiting)
     context.execution_options.resource_limits = limits
 

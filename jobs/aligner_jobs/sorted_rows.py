@@ -65,7 +65,7 @@ class SortedRows:
 
 
 def sort(tables: Iterable[pa.Table], folder: Path) -> SortedRows:
-    """Write the rows of ``tables`` to ``folder``, which is made; a 256th of them is held at once."""
+    """Write the rows of ``tables`` to the new ``folder``; a 256th of them is held at once."""
     folder.mkdir()
     return _each_sorted(_dealt(tables, folder / "unsorted"), folder)
 

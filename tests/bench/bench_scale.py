@@ -14,6 +14,7 @@ what lies in /dev/shm, where Ray's objects are; sampled twice a second, the peak
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -76,7 +77,10 @@ def write_rows(folder: Path, count: int) -> None:
 
 def write_config(folder: Path) -> Path:
     """The config of both sizes; the tokenizer knows the words' letters."""
-    sample = [Triple(**row) for _, row in zip(range(2_000), rows(2_000), strict=False)]
+    sample = [
+        Triple(row["question"], row["answer"], row["correction"])
+        for row in itertools.islice(rows(10_000), 2_000)
+    ]
     files = train_tokenizer(sample, template=PLAIN, vocab_size=2048)
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir()

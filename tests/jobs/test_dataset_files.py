@@ -120,7 +120,7 @@ def test_a_mix_of_fewer_rows_is_part_of_a_mix_of_more(tmp_path: Path) -> None:
 
 
 def test_a_near_duplicate_counts_before_the_mix_and_is_shown_with_its_fate(tmp_path: Path) -> None:
-    shown = []
+    shown: list[pa.Table] = []
     tally, _ = write(
         tables_of(of_two_sources(), size=64),
         tmp_path,
@@ -131,7 +131,7 @@ def test_a_near_duplicate_counts_before_the_mix_and_is_shown_with_its_fate(tmp_p
         look=shown.append,
     )
     assert tally.dropped("duplicates") == {"near_duplicate": 200}
-    reasons = Counter(pa.concat_tables(shown)["reason"].to_pylist())
+    reasons: Counter[str | None] = Counter(pa.concat_tables(shown)["reason"].to_pylist())
     assert reasons["near_duplicate"] == 200
     assert reasons["over_share"] == sum(tally.dropped("mix").values()) < 200
     assert reasons[None] == len(read(tmp_path, "train"))
