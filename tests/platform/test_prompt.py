@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -88,6 +88,7 @@ TEMPLATES = pytest.mark.parametrize("template", BUILT_IN.values(), ids=list(BUIL
 
 
 @TEMPLATES
+@settings(deadline=None)
 @given(question=HOSTILE, answer=HOSTILE, history=st.lists(TURNS, max_size=3).map(tuple))
 def test_no_row_breaks_the_frame(
     template: PromptTemplate, question: str, answer: str, history: tuple[Turn, ...]
