@@ -62,6 +62,12 @@ def rate(arrivals: list[float]) -> float:
     return len(arrivals) / (max(arrivals) - min(arrivals))
 
 
+def steady_rate(arrivals: list[float]) -> float:
+    """The same over the middle half: workers start and end one after the other."""
+    ordered = sorted(arrivals)
+    return rate(ordered[len(ordered) // 4 : 3 * len(ordered) // 4])
+
+
 def upstream(api: FlakyApi, **changes: Any) -> dict[str, Any]:
     """An upstream at ``api``."""
     settings = {"max_in_flight": IN_FLIGHT, "timeout_s": TIMEOUT_S, "max_attempts": 8, **changes}
@@ -208,7 +214,7 @@ def scaling() -> None:
         try:
             with FlakyApi(CALM) as api, private_ray():
                 answered(api, questions=800 * nodes, workers=nodes, max_in_flight=4)
-                rates[nodes] = rate(api.seen().arrivals)
+                rates[nodes] = steady_rate(api.seen().arrivals)
         finally:
             del os.environ["RAY_ADDRESS"]
             cluster.shutdown()  # type: ignore[no-untyped-call]
