@@ -15,8 +15,6 @@ class Relay:
 
     def __init__(self, port: int) -> None:
         self.port = free_port()
-        self.cut = 0
-        """Connections that were ended in the midst of something."""
         self.passed_bytes = 0
         """What went through, in both directions."""
         self._target = port
@@ -56,7 +54,6 @@ class Relay:
         if self._server is not None:
             self._server.close()
             self._server = None
-        self.cut += len(self._open) // 2
         for writer in list(self._open):
             writer.transport.abort()
         # The ends of what was cut run before anybody asks what follows.

@@ -58,18 +58,19 @@ def away(go_away: Callable[[], None], come_back: Callable[[], None]) -> Iterator
 @contextmanager
 def away_when(due: Callable[[], bool], relay: Relay) -> Iterator[None]:
     """Gone for a while as soon as it is ``due``, from a thread of its own."""
+    gone = threading.Event()
 
     def watch() -> None:
         while not due():
             time.sleep(0.01)
         with away(relay.go_away, relay.come_back):
-            pass
+            gone.set()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     yield
+    assert gone.is_set(), "all was done before the server went away"
     thread.join(timeout=60)
-    assert relay.cut
 
 
 def put(s3: Any, name: str) -> str:
