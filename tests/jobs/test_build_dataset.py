@@ -252,6 +252,8 @@ def test_personal_data_is_gone_from_the_dataset_and_counted(bench: Bench) -> Non
         ("preference-hh", "hh_harmless_test", 2312, {"role_repeated": 9, "empty_reply": 4}),
         ("revisions-selfee", "selfee_revisions", 469, {"duplicate": 5}),
         ("revisions-cai", "cai_revisions", 264, {}),
+        ("qac-shepherd", "shepherd_critiques", 1317, {"duplicate": 1}),
+        ("preference-messages", "dpo_en_demo_300", 300, {"duplicate": 5}),
     ],
 )
 def test_the_funnel_accounts_for_every_row_of_real_sets(
