@@ -39,8 +39,8 @@ def test_the_place_of_shipped_data_is_a_setting(file: Path) -> None:
 def test_base_url_is_that_of_all_who_name_none() -> None:
     own = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}
     made = config(ASKS, upstreams={**ASKS["upstreams"], "w": own})
-    assert made.upstreams["u"].base_url == URL
-    assert made.upstreams["w"].base_url == "http://127.0.0.1:9/v1"
+    assert made.upstreams["u"].model_dump()["base_url"] == URL
+    assert made.upstreams["w"].model_dump()["base_url"] == "http://127.0.0.1:9/v1"
     over_http = {"kind": "openai", "model": "teacher"}
     assert config(ASKS, teacher=over_http).teachers["teacher"].model_dump()["base_url"] == URL
     judge = config(ASKS, judge=over_http).judge

@@ -72,7 +72,7 @@ def test_a_tokenizer_travels_as_its_files(tmp_path: Path) -> None:
     files = read_files(folder(tmp_path, tokenizer_config={"eos_token": "</s>"}, weights={"w": 1}))
     assert set(files) == {"tokenizer.json", "tokenizer_config.json"}
     assert open_files(files).eos_token_id == 2
-    reversed_files = dict(reversed(files.items()))
+    reversed_files = dict(reversed(list(files.items())))
     assert hash_files(reversed_files) == hash_files(files)
     assert hash_files(files) != hash_files({**files, "tokenizer_config.json": b"{}"})
 
