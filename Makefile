@@ -24,6 +24,10 @@ TORCH_cpu := $(CPU_TORCH)
 # The plain package of torch is its CUDA build already.
 TORCH_gpu :=
 
+# Where the environment forbids Python to keep what it has compiled, each of the many processes of a
+# run would compile some thousands of modules anew: several seconds each, half a minute with vLLM.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help
 help: ## list these commands

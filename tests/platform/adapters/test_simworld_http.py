@@ -38,7 +38,7 @@ def client(server: SimworldServer) -> Iterator[openai.OpenAI]:
 
 
 def test_all_models_are_listed(client: openai.OpenAI) -> None:
-    assert {model.id for model in client.models.list()} == {*PROFILES, "teacher"}
+    assert {model.id for model in client.models.list()} == {*PROFILES, "teacher", "judge"}
 
 
 def test_samples_differ_by_seed_and_never_by_run(client: openai.OpenAI) -> None:
