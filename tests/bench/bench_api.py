@@ -33,7 +33,7 @@ import ray.data
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
-from flaky_api import THE_ISSUES, Faults, FlakyApi, most_in_a_minute
+from flaky_api import TROUBLED, Faults, FlakyApi, most_in_a_minute
 from killing import kill_at
 
 from aligner import artefacts
@@ -114,10 +114,10 @@ def private_ray() -> Iterator[None]:
 
 def requests_per_s() -> None:
     """Ours beside a plain loop."""
-    with FlakyApi(THE_ISSUES) as api:
+    with FlakyApi(TROUBLED) as api:
         asyncio.run(by_hand(api, questions=QUESTIONS))
         plain = rate(api.seen().arrivals)
-    with FlakyApi(THE_ISSUES) as api, private_ray():
+    with FlakyApi(TROUBLED) as api, private_ray():
         rows = answered(api, questions=QUESTIONS)
         seen = api.seen()
     lost = [row["reason"] for row in rows if row["reason"] is not None]
@@ -179,7 +179,7 @@ def beside_rays_own() -> None:
 def most_asked_in_a_minute() -> None:
     """Two workers that could do far more than the budget."""
     budget = 4800
-    with FlakyApi(THE_ISSUES) as api, private_ray():
+    with FlakyApi(TROUBLED) as api, private_ray():
         answered(api, questions=8000, workers=2, requests_per_min=budget)
         most = most_in_a_minute(api.seen().arrivals)
     figure("api_most_in_a_minute", most, budget, 1.02, ok=most <= 1.02 * budget)
@@ -191,7 +191,7 @@ def paid_passes() -> None:
         with FlakyApi(CALM) as api:
             whole = build(api, Path(folder) / "whole")
         out = Path(folder) / "killed"
-        with FlakyApi(THE_ISSUES) as api:
+        with FlakyApi(TROUBLED) as api:
             kill_at(command(api, out), api, paid=[1700, 4900, 8200], env=environment())
             resumed = build(api, out)
             paid = api.seen().paid / QUESTIONS

@@ -31,7 +31,7 @@ class Faults:
     retry_after_s: float = 1.0
 
 
-THE_ISSUES = Faults(share_429=0.05, share_500=0.02, share_hang=0.01, share_malformed=0.005)
+TROUBLED = Faults(share_429=0.05, share_500=0.02, share_hang=0.01, share_malformed=0.005)
 """What the API stage is held against."""
 
 

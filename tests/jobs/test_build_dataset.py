@@ -1,9 +1,11 @@
 """The whole job as a user runs it: a child process, real Ray, real HTTP, real MLflow."""
 
+import contextlib
 import json
 import os
 import secrets
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -298,7 +300,8 @@ def test_bad_files_are_one_sentence_and_leave_nothing(
 @pytest.mark.e2e
 def test_an_upstream_that_goes_away_ends_the_job_with_its_name(bench: Bench) -> None:
     out = bench.folder / "gone"
-    with SimworldServer(0, latency_s=0.3) as server:
+    with contextlib.ExitStack() as running:
+        server = running.enter_context(SimworldServer(0, latency_s=0.3))
         command = bench.command(
             CONFIGS / "simworld.yaml",
             f"out={out}",
@@ -307,11 +310,10 @@ def test_an_upstream_that_goes_away_ends_the_job_with_its_name(bench: Bench) -> 
             "upstreams.basalt.max_attempts=1",
             "upstreams.copper.max_attempts=1",
         )
-        process = subprocess.Popen(
-            command, env=bench.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        _wait_for_rows(bench, "gone")
-    output, error = process.communicate(timeout=120)
+        with _started(bench, command) as process:
+            _wait_for_replies(out)
+            running.close()
+            output, error = process.communicate(timeout=120)
     sentence = error_line(Done(process.returncode, output, error))
     assert server.base_url in sentence
     assert "upstream" in sentence
@@ -326,23 +328,39 @@ def test_ctrl_c_leaves_nothing_half_written(bench: Bench) -> None:
         command = bench.command(
             CONFIGS / "simworld.yaml", f"out={out}", f"base_url={server.base_url}"
         )
-        process = subprocess.Popen(
-            command, env=bench.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        _wait_for_rows(bench, "stopped")
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=120)
+        with _started(bench, command) as process:
+            _wait_for_replies(out)
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in error
     assert not out.exists()
     assert bench.left_over() == []
 
 
-def _wait_for_rows(bench: Bench, name: str) -> None:
-    """Until the first rows of a running job are on disk."""
+@contextlib.contextmanager
+def _started(bench: Bench, command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """The job as a child process, which does not outlive the block."""
+    with subprocess.Popen(
+        command, env=bench.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _wait_for_replies(out: Path) -> None:
+    """Until a job that writes to ``out`` is in the midst of asking."""
+    kept = out.with_name(f"{out.name}.replies") / "replies.sqlite"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if list(bench.folder.glob(f".{name}.partial-*/unsorted/*.arrow")):
-            return
-        time.sleep(0.1)
-    pytest.fail("no row was done in time")
+        # It may be there before its tables are.
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(sqlite3.connect(f"file:{kept}?mode=ro", uri=True)) as replies,
+        ):
+            if replies.execute("SELECT count(*) FROM replies").fetchone()[0] > 50:
+                return
+        time.sleep(0.2)
+    pytest.fail("nothing was replied in time")
