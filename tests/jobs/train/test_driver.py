@@ -65,9 +65,17 @@ def kill_a_worker() -> None:
     workers = [
         process
         for process in psutil.Process().children(recursive=True)
-        if "RayTrainWorker" in " ".join(process.cmdline())
+        if "RayTrainWorker" in _command_of(process)
     ]
     os.kill(workers[-1].pid, signal.SIGKILL)
+
+
+def _command_of(process: psutil.Process) -> str:
+    """Empty for one that has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 @pytest.mark.e2e
