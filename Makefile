@@ -47,9 +47,9 @@ test: $(STAMP) ## all tests, the checks among them
 
 .PHONY: bench
 bench: $(STAMP) ## measure; each figure ends as one BENCH line
-	@for bench in tests/bench/bench_*.py; do \
-		echo "== $$bench" && $(BIN)/python $$bench || exit; \
-	done
+	@failed=0; for bench in tests/bench/bench_*.py; do \
+		echo "== $$bench"; $(BIN)/python $$bench || failed=1; \
+	done; exit $$failed
 
 # tests/test_checks.py calls the four targets one by one, so that `make test` fails on them too.
 .PHONY: check check-lint check-format check-types check-walls
