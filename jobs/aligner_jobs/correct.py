@@ -7,7 +7,7 @@ training and serving, so that the name of a special token inside a user's text s
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,13 +19,16 @@ from aligner.tokens import Tokenizer, encode_prompt
 from aligner_jobs.config.engine import EngineConfig
 from aligner_jobs.config.evaluate import EvaluateConfig
 
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+"""Of one row."""
+
 Unusable = Literal["too_long", "cut_off", "empty", "engine_error"]
 """Why a correction cannot be used; the answer is returned in its place."""
 
 _REASON: Final = re.compile(r"^\s*(?:[\w.]+\.)?(\w*Error: .+|Value error, .+)$", re.MULTILINE)
 """How an exception ends its trace, and how pydantic names a value that it refuses."""
 
-CPU_ENV: Final = {
+_CPU_ENV: Final = {
     # On a CPU vLLM else puts the model in a process of its own behind the engine's, which starts
     # as slowly as the engine itself and serves to pin threads; we ask for one thread anyway.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -133,6 +136,54 @@ def engine_kwargs(engine: EngineConfig, *, context_tokens: int) -> dict[str, Any
     return arguments
 
 
+def run_engine(
+    rows: Any,
+    *,
+    model: Path,
+    engine: EngineConfig,
+    kwargs: Mapping[str, Any],
+    postprocess: Change,
+    preprocess: Change | None = None,
+    chat: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Run vLLM over ``rows``, a Ray dataset. Columns out: those of ``postprocess``, and error.
+
+    With ``chat`` a row's messages go through the model's own chat template.
+
+    Raises:
+        GenerationError: The engine does not start with this model, or dies.
+    """
+    _quiet_imports()
+    import ray
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    bundle = {"CPU": 1, "GPU": 1} if engine.gpus else {"CPU": 1}
+    config = vLLMEngineProcessorConfig(
+        model_source=str(model.absolute()),
+        engine_kwargs=dict(kwargs),
+        placement_group_config={"bundles": [bundle] * max(1, engine.gpus)},
+        runtime_env=None if engine.gpus else {"env_vars": _CPU_ENV},
+        concurrency=(engine.replicas, engine.replicas),
+        batch_size=engine.batch_size,
+        # Enough batches under way to fill the engine even while others are handed back.
+        max_concurrent_batches=max(2, 2 * engine.max_num_seqs // engine.batch_size),
+        should_continue_on_error=True,
+        log_engine_metrics=False,
+        chat_template_stage=chat,
+        tokenize_stage=False,
+        detokenize_stage=False,
+    )
+    processor = build_processor(config, preprocess=preprocess, postprocess=postprocess)
+    try:
+        for row in processor(rows).iter_rows():
+            yield {**row, "error": row.get("__inference_error__", "")}
+    except (ray.exceptions.RayError, RuntimeError) as exc:
+        raise GenerationError(
+            f"{model}: vLLM could not run this model ({reason_in(str(exc))}); "
+            "see the newest worker log in Ray's session folder."
+        ) from exc
+
+
 def reason_in(trace: str) -> str:
     """The line that says what was wrong, of a worker's whole stack trace as Ray hands it on."""
     named = [match[1] for match in _REASON.finditer(trace)]
@@ -157,45 +208,25 @@ def _generated(
     rows: list[dict[str, Any]], *, model: Path, engine: EngineConfig, context_tokens: int
 ) -> Iterable[dict[str, Any]]:
     """Run the engine over ``rows``. Columns out: index, generated_tokens, error."""
-    quiet_imports()
-    import ray
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+    import ray.data
 
-    bundle = {"CPU": 1, "GPU": 1} if engine.gpus else {"CPU": 1}
-    config = vLLMEngineProcessorConfig(
-        model_source=str(model),
-        engine_kwargs=engine_kwargs(engine, context_tokens=context_tokens),
-        placement_group_config={"bundles": [bundle] * max(1, engine.gpus)},
-        runtime_env=None if engine.gpus else {"env_vars": CPU_ENV},
-        concurrency=(engine.replicas, engine.replicas),
-        batch_size=engine.batch_size,
-        # Enough batches under way to fill the engine even while others are handed back.
-        max_concurrent_batches=max(2, 2 * engine.max_num_seqs // engine.batch_size),
-        should_continue_on_error=True,
-        log_engine_metrics=False,
-        chat_template_stage=False,
-        tokenize_stage=False,
-        detokenize_stage=False,
-    )
-    processor = build_processor(config, postprocess=_kept_columns)
     dataset = ray.data.from_items(
         rows, override_num_blocks=max(1, -(-len(rows) // engine.batch_size))
     )
-    try:
-        for row in processor(dataset).iter_rows():
-            yield {**row, "error": row.get("__inference_error__", "")}
-    except (ray.exceptions.RayError, RuntimeError) as exc:
-        raise GenerationError(
-            f"{model}: vLLM could not run this model ({reason_in(str(exc))}); "
-            "see the newest worker log in Ray's session folder."
-        ) from exc
+    return run_engine(
+        dataset,
+        model=model,
+        engine=engine,
+        kwargs=engine_kwargs(engine, context_tokens=context_tokens),
+        postprocess=_kept_columns,
+    )
 
 
 def _kept_columns(row: dict[str, Any]) -> dict[str, Any]:
     return {"index": row["index"], "generated_tokens": row["generated_tokens"]}
 
 
-def quiet_imports() -> None:
+def _quiet_imports() -> None:
     """Leave the terminal to the job: what the engine tells is in its worker's log."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     logging.getLogger("ray._private.worker").setLevel(logging.WARNING)

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from aligner.errors import DataError, GenerationError
+from aligner.errors import DataError
 from aligner.generation import Completion, Messages, Sampling, chat_messages
 from aligner_jobs.asking import Desk, ask
 from aligner_jobs.config.asking import LocalUpstream
-from aligner_jobs.correct import CPU_ENV, engine_kwargs, quiet_imports, reason_in
+from aligner_jobs.correct import engine_kwargs, run_engine
 from aligner_jobs.line import line_to
 from aligner_jobs.reply_store import encoded, encoded_failure, reply_key
 from aligner_jobs.switchboard import Post
@@ -169,28 +169,8 @@ def completion_of(row: Mapping[str, Any], *, max_tokens: int, context: int) -> C
 
 def _generated(missing: Any, upstream: LocalUpstream, *, seed: int) -> Iterator[dict[str, Any]]:
     """Run the engine over ``missing``. Columns out: those of :func:`_kept_columns`, and error."""
-    quiet_imports()
-    import ray
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-
-    engine, sampling = upstream.engine, sampling_params(upstream.sampling)
-    bundle = {"CPU": 1, "GPU": 1} if engine.gpus else {"CPU": 1}
-    kwargs = engine_kwargs(engine, context_tokens=_context(upstream))
-    config = vLLMEngineProcessorConfig(
-        model_source=str(Path(upstream.model).absolute()),
-        # The engine is given text, the chat template's, and returns text.
-        engine_kwargs={**kwargs, "skip_tokenizer_init": False},
-        placement_group_config={"bundles": [bundle] * max(1, engine.gpus)},
-        runtime_env=None if engine.gpus else {"env_vars": CPU_ENV},
-        concurrency=(engine.replicas, engine.replicas),
-        batch_size=engine.batch_size,
-        max_concurrent_batches=max(2, 2 * engine.max_num_seqs // engine.batch_size),
-        should_continue_on_error=True,
-        log_engine_metrics=False,
-        chat_template_stage=True,
-        tokenize_stage=False,
-        detokenize_stage=False,
-    )
+    sampling = sampling_params(upstream.sampling)
+    kwargs = engine_kwargs(upstream.engine, context_tokens=_context(upstream))
 
     def preprocessed(row: dict[str, Any]) -> dict[str, Any]:
         params = {**sampling, "seed": seed + row["sample"]}
@@ -201,15 +181,16 @@ def _generated(missing: Any, upstream: LocalUpstream, *, seed: int) -> Iterator[
             "sampling_params": params,
         }
 
-    processor = build_processor(config, preprocess=preprocessed, postprocess=_kept_columns)
-    try:
-        for row in processor(missing).iter_rows():
-            yield {**row, "error": row.get("__inference_error__", "")}
-    except (ray.exceptions.RayError, RuntimeError) as exc:
-        raise GenerationError(
-            f"{upstream.model}: vLLM could not run this model ({reason_in(str(exc))}); "
-            "see the newest worker log in Ray's session folder."
-        ) from exc
+    return run_engine(
+        missing,
+        model=Path(upstream.model),
+        engine=upstream.engine,
+        # The engine is given text, the chat template's, and returns text.
+        kwargs={**kwargs, "skip_tokenizer_init": False},
+        preprocess=preprocessed,
+        postprocess=_kept_columns,
+        chat=True,
+    )
 
 
 def _kept_columns(row: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ class Relay:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -54,26 +53,18 @@ class Relay:
         if self._server is not None:
             self._server.close()
             self._server = None
-        for writer in list(self._open):
-            writer.transport.abort()
-        # The ends of what was cut run before anybody asks what follows.
-        while self._open:
-            await asyncio.sleep(0.01)
+        # Also those that were taken only now and have no reader yet: nothing may stay open.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
+        await asyncio.sleep(0.01)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), _aborted(writer):
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
-            with self._held(writer), self._held(back):
+            with _aborted(back):
                 await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
-
-    @contextlib.contextmanager
-    def _held(self, writer: asyncio.StreamWriter) -> Iterator[None]:
-        self._open.add(writer)
-        try:
-            yield
-        finally:
-            self._open.discard(writer)
-            writer.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -82,3 +73,11 @@ class Relay:
                 writer.write(chunk)
                 await writer.drain()
         writer.close()
+
+
+@contextlib.contextmanager
+def _aborted(writer: asyncio.StreamWriter) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        writer.transport.abort()
