@@ -20,6 +20,7 @@ __all__ = [
     "dev_runtime_env",
     "free_port",
     "ray_session",
+    "settle_ray",
     "sigterm_as_interrupt",
     "worker_env",
 ]
@@ -34,10 +35,9 @@ def ray_session(*, num_cpus: int | None = None, quiet: bool = True) -> Iterator[
 
     A private one offers at least 4 logical CPUs and ends with the block.
     """
-    set_ray_defaults()
+    settle_ray()
     import ray
 
-    _read_settings_again()
     address = os.environ.get("RAY_ADDRESS")
     ray.init(
         **({"address": address} if address else private_cluster(num_cpus=num_cpus)),
@@ -52,6 +52,21 @@ def ray_session(*, num_cpus: int | None = None, quiet: bool = True) -> Iterator[
             yield ray.get_runtime_context().gcs_address
     finally:
         ray.shutdown()
+
+
+def settle_ray() -> None:
+    """Decide what Ray takes from the environment, for this process and those it starts.
+
+    Whoever starts a cluster by other means than ``ray_session`` calls it before that. Where a
+    driver asks for tokens that its cluster does not send, tasks run, but every actor ends at once:
+    its owner's refusal is taken for the owner having let go of it.
+    """
+    set_ray_defaults()
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    # Ray has read its environment when it was imported, which may be long ago.
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def bound_ray_data() -> None:
@@ -86,11 +101,3 @@ def sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _read_settings_again() -> None:
-    """Ray reads its environment when it is imported, and a job may have imported it before."""
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()

@@ -206,6 +206,7 @@ def scaling() -> None:
 
     rates = {}
     quiet_ray_data()
+    runtime.settle_ray()
     for nodes in (1, 4):
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         for _ in range(nodes - 1):
