@@ -2,66 +2,15 @@
 
 import hashlib
 import json
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from aligner.config import StrictModel
 from aligner.tracking import TrackingConfig
+from aligner_jobs.config.model import Model
 
 PhaseName = Literal["warmup", "correction"]
-
-
-class ScratchModel(StrictModel):
-    """A new model of Llama's shape, with a byte-level BPE trained on the dataset's train texts."""
-
-    kind: Literal["scratch"]
-
-    hidden_size: int = Field(default=128, ge=8)
-    """Width of the residual stream."""
-
-    layers: int = Field(default=4, ge=1)
-    """Number of decoder layers."""
-
-    heads: int = Field(default=4, ge=1)
-    """Attention heads; vLLM on a CPU wants a head size (width / heads) of 32, 64, 80, 96, ..."""
-
-    intermediate_size: int = Field(default=384, ge=8)
-    """Width of the gated feed-forward."""
-
-    vocab_size: int = Field(default=512, ge=260)
-    """Tokens, the 256 bytes and three special ones included; a small one copies names better."""
-
-    tied_embeddings: bool = True
-    """Whether the output layer shares its weights with the embedding."""
-
-    initializer_range: float = Field(default=0.02, gt=0)
-    """Standard deviation of the initial weights. The usual 0.02 is meant for widths of thousands:
-    a width of 128 leaves its first plateau in half the steps with 0.04."""
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} must be an even multiple of heads={self.heads}; "
-                f"try hidden_size={32 * self.heads}"
-            )
-        return self
-
-
-class PretrainedModel(StrictModel):
-    """A checkpoint in Hugging Face's layout; code it brings is never run."""
-
-    kind: Literal["pretrained"]
-
-    path: str
-    """A local folder (an export of ours, say) or a hub id; safetensors only."""
-
-    revision: str | None = None
-    """Of a hub id: a commit, tag or branch."""
-
-
-Model = Annotated[ScratchModel | PretrainedModel, Field(discriminator="kind")]
 
 
 class Phase(StrictModel):
@@ -257,6 +206,7 @@ class TrainConfig(StrictModel):
                 *("model", "warmup", "correction", "max_length_tokens", "global_batch_size"),
                 *("precision", "optimizer", "zero", "seed"),
             },
+            exclude={"model": {"shape"}},
         )
         canonical = json.dumps([decisive, dataset_hash], sort_keys=True)
         return f"train-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"

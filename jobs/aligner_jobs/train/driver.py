@@ -15,7 +15,8 @@ from aligner.exports import FINGERPRINT_TAG, HASH_TAG
 from aligner.manifest import Manifest
 from aligner.tracking import ModelVersion, Run, Tracker
 from aligner_jobs import runtime
-from aligner_jobs.config.train import PhaseName, PretrainedModel, TrainConfig
+from aligner_jobs.config.model import PretrainedModel
+from aligner_jobs.config.train import PhaseName, TrainConfig
 from aligner_jobs.train.group import run_group
 from aligner_jobs.train.material import PHASES, Material, prepare
 from aligner_jobs.train.progress import News

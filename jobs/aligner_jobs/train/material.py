@@ -10,7 +10,8 @@ from aligner.errors import ConfigError, ContractMismatch, DataError
 from aligner.manifest import FILE_NAME, FunnelStep, Manifest, Parent
 from aligner.prompt import PromptTemplate
 from aligner.records import Triple
-from aligner_jobs.config.train import PhaseName, PretrainedModel, ScratchModel, TrainConfig
+from aligner_jobs.config.model import PretrainedModel, ScratchModel
+from aligner_jobs.config.train import PhaseName, TrainConfig
 from aligner_jobs.train.batches import Corpus
 from aligner_jobs.train.corpus import Tokenised, read_rows, sample, tokenise
 from aligner_jobs.train.model import local_folder, max_positions, require_safetensors

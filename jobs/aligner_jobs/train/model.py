@@ -9,7 +9,8 @@ from torch import nn
 
 from aligner.errors import DataError
 from aligner_jobs import hub
-from aligner_jobs.config.train import PretrainedModel, ScratchModel, TrainConfig
+from aligner_jobs.config.model import PretrainedModel, ScratchModel
+from aligner_jobs.config.train import TrainConfig
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

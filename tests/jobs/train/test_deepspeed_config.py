@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aligner_jobs.config.train import ScratchModel, TrainConfig, Zero
+from aligner_jobs.config.model import ScratchModel
+from aligner_jobs.config.train import TrainConfig, Zero
 from aligner_jobs.train.deepspeed_config import deepspeed_config
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "deepspeed.json"

@@ -20,14 +20,8 @@ from aligner.config import load
 from aligner.errors import DataError
 from aligner.records import Triple
 from aligner.splits import split_of
-from aligner_jobs.config.train import (
-    Checkpoints,
-    Heldout,
-    Phase,
-    ScratchModel,
-    TrainConfig,
-    Zero,
-)
+from aligner_jobs.config.model import ScratchModel
+from aligner_jobs.config.train import Checkpoints, Heldout, Phase, TrainConfig, Zero
 from aligner_jobs.train import driver
 from aligner_jobs.train.material import prepare
 

@@ -9,7 +9,8 @@ from aligner.adapters.hf_tokenizer import open_files
 from aligner.prompt import PLAIN
 from aligner.records import Triple
 from aligner.tokens import encode_prompt
-from aligner_jobs.config.train import Heldout, ScratchModel, TrainConfig
+from aligner_jobs.config.model import ScratchModel
+from aligner_jobs.config.train import Heldout, TrainConfig
 from aligner_jobs.train.heldout import Group, unchanged_rate
 from aligner_jobs.train.tokenizer import train_tokenizer
 

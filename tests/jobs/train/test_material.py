@@ -9,7 +9,8 @@ from aligner.adapters.hf_tokenizer import write_files
 from aligner.errors import AlignerError, ConfigError, ContractMismatch, DataError
 from aligner.prompt import PLAIN, B, PromptTemplate
 from aligner.records import Triple
-from aligner_jobs.config.train import Model, PretrainedModel, ScratchModel, TrainConfig
+from aligner_jobs.config.model import Model, PretrainedModel, ScratchModel
+from aligner_jobs.config.train import TrainConfig
 from aligner_jobs.train.material import Material, prepare
 from aligner_jobs.train.tokenizer import train_tokenizer
 

@@ -6,7 +6,8 @@ import torch
 
 from aligner.errors import DataError
 from aligner.tokens import Example
-from aligner_jobs.config.train import Model, PretrainedModel, ScratchModel, TrainConfig
+from aligner_jobs.config.model import Model, PretrainedModel, ScratchModel
+from aligner_jobs.config.train import TrainConfig
 from aligner_jobs.train.batches import Corpus, collate
 from aligner_jobs.train.model import build_model, local_folder
 from aligner_jobs.train.objectives import correction_loss_sum

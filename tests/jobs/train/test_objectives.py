@@ -12,7 +12,8 @@ from torch import nn
 
 from aligner import artefacts
 from aligner.records import Triple
-from aligner_jobs.config.train import Phase, ScratchModel, TrainConfig
+from aligner_jobs.config.model import ScratchModel
+from aligner_jobs.config.train import Phase, TrainConfig
 from aligner_jobs.train.batches import collate
 from aligner_jobs.train.material import prepare
 from aligner_jobs.train.model import build_model

@@ -9,7 +9,8 @@ import torch
 from ray.train import Checkpoint
 
 from aligner.errors import ConfigError, TrainingError
-from aligner_jobs.config.train import ScratchModel, TrainConfig
+from aligner_jobs.config.model import ScratchModel
+from aligner_jobs.config.train import TrainConfig
 from aligner_jobs.train.checkpoint import restore
 from aligner_jobs.train.group import require_resources
 from aligner_jobs.train.heldout import Group
