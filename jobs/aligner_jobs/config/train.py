@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from aligner.config import StrictModel
 from aligner.tracking import TrackingConfig
+from aligner_jobs.config.adapter import Lora
+from aligner_jobs.config.export import Export
 from aligner_jobs.config.model import Model
 
 PhaseName = Literal["warmup", "correction"]
@@ -60,6 +62,20 @@ class Zero(StrictModel):
     prefetch_bucket_size: int = Field(default=30_000_000, ge=0)
     """Elements gathered ahead."""
 
+    offload_optimizer: bool = False
+    """Keep optimizer states in the machine's memory and compute the update there; stage 1 up."""
+
+    offload_parameters: bool = False
+    """Keep parameters there too, and fetch each as it is needed; stage 3."""
+
+    @model_validator(mode="after")
+    def _partitioned_before_offloaded(self) -> Self:
+        if self.offload_optimizer and self.stage == 0:
+            raise ValueError("offload_optimizer needs partitioned states; try stage=1")
+        if self.offload_parameters and self.stage < 3:
+            raise ValueError("offload_parameters needs partitioned parameters; try stage=3")
+        return self
+
 
 class Checkpoints(StrictModel):
     """Resumable states; one more is written where the phases meet and one at the end."""
@@ -99,6 +115,9 @@ class TrainConfig(StrictModel):
     model: Model
     """What is trained."""
 
+    adapter: Lora | None = None
+    """Train additions of low rank; unset: all weights are trained."""
+
     register_as: str | None = None
     """Registered model that the export becomes a version of; unset: it is not registered."""
 
@@ -132,6 +151,12 @@ class TrainConfig(StrictModel):
     gradient_checkpointing: bool = False
     """Recompute activations instead of keeping them: less memory, a third more time."""
 
+    attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
+    """Code that computes it; auto: FlashAttention 2 for bf16 on a GPU where installed, else SDPA."""
+
+    kernels: Literal["auto", "liger", "torch"] = "auto"
+    """Code for norms, rotations and feed-forward; auto: Liger's on a GPU where installed."""
+
     optimizer: Optimizer = Field(default=Optimizer())
     """Both phases share it; its moments live on across the border."""
 
@@ -143,6 +168,9 @@ class TrainConfig(StrictModel):
 
     heldout: Heldout = Field(default=Heldout())
     """Evaluation in the loop."""
+
+    export: Export = Field(default=Export())
+    """The weights in Hugging Face's layout."""
 
     max_failures: int = Field(default=3, ge=0)
     """Times that a dead worker group is started again from the last checkpoint."""
@@ -203,7 +231,14 @@ class TrainConfig(StrictModel):
         decisive = self.model_dump(
             mode="json",
             include={
-                *("model", "warmup", "correction", "max_length_tokens", "global_batch_size"),
+                *(
+                    "model",
+                    "adapter",
+                    "warmup",
+                    "correction",
+                    "max_length_tokens",
+                    "global_batch_size",
+                ),
                 *("precision", "optimizer", "zero", "seed"),
             },
             exclude={"model": {"shape"}},
