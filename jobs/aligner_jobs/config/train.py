@@ -152,7 +152,7 @@ class TrainConfig(StrictModel):
     """Recompute activations instead of keeping them: less memory, a third more time."""
 
     attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
-    """Code that computes it; auto: FlashAttention 2 for bf16 on a GPU where installed, else SDPA."""
+    """Code that computes it; auto: FlashAttention 2 for bf16 on a GPU, where installed."""
 
     kernels: Literal["auto", "liger", "torch"] = "auto"
     """Code for norms, rotations and feed-forward; auto: Liger's on a GPU where installed."""
@@ -231,17 +231,11 @@ class TrainConfig(StrictModel):
         decisive = self.model_dump(
             mode="json",
             include={
-                *(
-                    "model",
-                    "adapter",
-                    "warmup",
-                    "correction",
-                    "max_length_tokens",
-                    "global_batch_size",
-                ),
-                *("precision", "optimizer", "zero", "seed"),
+                *("model", "adapter", "warmup", "correction", "max_length_tokens"),
+                *("global_batch_size", "precision", "optimizer", "zero", "seed"),
             },
-            exclude={"model": {"shape"}},
+            # Where states lie changes no number.
+            exclude={"model": {"shape"}, "zero": {"offload_optimizer", "offload_parameters"}},
         )
         canonical = json.dumps([decisive, dataset_hash], sort_keys=True)
         return f"train-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
