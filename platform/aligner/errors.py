@@ -7,6 +7,7 @@ AlignerError
 ├── GenerationError      a model or an endpoint gave no usable text        (retry, or pass through)
 │   └── EndpointError    the endpoint itself does not answer or refuses    (start it, fix the key)
 ├── TrackingError        the tracking server or its database fails us      (start it, fix the URI)
+│   └── TrackingAway     nobody answers there at the moment                (wait, or start it)
 ├── TrainingError        a training run cannot go on                       (see the sentence)
 └── GateRefused          a model or a dataset was found wanting            (make a better one)
 
@@ -43,6 +44,10 @@ class EndpointError(GenerationError):
 
 class TrackingError(AlignerError):
     """The tracking server, or the database behind it, does not do what it is asked."""
+
+
+class TrackingAway(TrackingError):
+    """Nobody answers at the moment: what was asked may be asked again later."""
 
 
 class TrainingError(AlignerError):

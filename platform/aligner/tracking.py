@@ -1,10 +1,12 @@
 """The seam to experiment tracking and the model registry; the MLflow adapter implements it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from pydantic import Field
 
 from aligner.config import StrictModel
 from aligner.manifest import Manifest
@@ -21,6 +23,10 @@ class TrackingConfig(StrictModel):
 
     artifacts: str | None = None
     """Root for a new experiment's files; unset: the server's default (``./mlruns`` for sqlite)."""
+
+    patience_s: float = Field(default=120.0, ge=0)
+    """How long training waits at its start, and at its end, for a server that does not answer.
+    In between it never waits: what is to be recorded is kept on disk and sent later, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +56,16 @@ class Run(Protocol):
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log settings; nested mappings become dotted keys."""
 
-    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
-        """Log numbers at a step."""
+    def log_metrics(
+        self, metrics: Mapping[str, float], *, step: int = 0, at_ms: int | None = None
+    ) -> None:
+        """Log numbers at a step; ``at_ms`` is when they were measured (Unix time), else now.
+
+        A number that comes again with the same step and time is kept once.
+        """
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, str | float]]) -> None:
+        """Show ``rows``, which share their columns; a table of that name is replaced."""
 
     def log_artifact(self, path: Path, *, folder: str | None = None) -> None:
         """Copy one file (or a folder's files) into the run."""
@@ -62,9 +76,19 @@ class Run(Protocol):
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Tag the run."""
 
+    def history(self) -> Mapping[str, Mapping[int, float]]:
+        """Every number logged so far: name to step to value, the last where one came twice."""
+
 
 class Tracker(Protocol):
     """A tracking server with its model registry."""
+
+    def require_answer(self) -> None:
+        """Look whether the server can be reached, without waiting for it.
+
+        Raises:
+            TrackingAway: Not at the moment.
+        """
 
     def run(
         self, name: str, *, parent_run_id: str | None = None, run_id: str | None = None

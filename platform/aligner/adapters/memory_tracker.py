@@ -1,7 +1,7 @@
 """A tracking server in memory: for tests, and for trying a job without leaving a trace."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ class MemoryRun:
     params: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
     """Name to step to value."""
+    tables: dict[str, list[dict[str, str | float]]] = field(default_factory=dict)
+    """Name to rows."""
     artifacts: list[str] = field(default_factory=list)
     """Paths inside the run."""
     datasets: list[tuple[str, str]] = field(default_factory=list)
@@ -31,10 +33,16 @@ class MemoryRun:
         """Keep settings, nested as they are."""
         self.params.update(params)
 
-    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+    def log_metrics(
+        self, metrics: Mapping[str, float], *, step: int = 0, at_ms: int | None = None
+    ) -> None:
         """Keep numbers at a step."""
         for name, value in metrics.items():
             self.metrics.setdefault(name, {})[step] = value
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, str | float]]) -> None:
+        """Keep the rows."""
+        self.tables[name] = [dict(row) for row in rows]
 
     def log_artifact(self, path: Path, *, folder: str | None = None) -> None:
         """Keep the names of a file, or of a folder's files."""
@@ -53,6 +61,10 @@ class MemoryRun:
         """Keep tags."""
         self.tags.update(tags)
 
+    def history(self) -> Mapping[str, Mapping[int, float]]:
+        """A copy of all numbers."""
+        return {name: dict(values) for name, values in self.metrics.items()}
+
 
 class MemoryTracker:
     """Implements :class:`aligner.tracking.Tracker`; runs and versions can be looked at."""
@@ -63,6 +75,9 @@ class MemoryTracker:
         """Name to versions, oldest first."""
         self.aliases: dict[tuple[str, str], str] = {}
         """Name and alias to version."""
+
+    def require_answer(self) -> None:
+        """It always does."""
 
     @contextlib.contextmanager
     def run(
@@ -78,8 +93,11 @@ class MemoryTracker:
     def register(
         self, name: str, *, source: str, run_id: str, tags: Mapping[str, str]
     ) -> ModelVersion:
-        """Add a version of model ``name`` whose files stand at ``source``."""
+        """Add a version of model ``name`` whose files stand at ``source``, once for each run."""
         versions = self.versions.setdefault(name, [])
+        for version in versions:
+            if (version.source, version.run_id) == (source, run_id):
+                return version
         versions.append(ModelVersion(name, str(len(versions) + 1), source, run_id, dict(tags)))
         return versions[-1]
 

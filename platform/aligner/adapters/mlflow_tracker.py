@@ -9,28 +9,31 @@ import json
 import logging
 import os
 import re
-import socket
-import sqlite3
 import time
-import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from aligner.errors import ConfigError, DataError, TrackingError
+from aligner.errors import ConfigError, DataError, TrackingAway, TrackingError
 from aligner.manifest import Manifest, provenance
 from aligner.tracking import ModelVersion, TrackingConfig
+from aligner.tracking_address import redacted, require_answer
 
 LATEST: Final = "latest"
 
-_CONNECT_TIMEOUT_S: Final = 5.0
-_SQLITE_PREFIX: Final = "sqlite:///"
 _MAX_KEY_CHARS: Final = 250
 _MAX_VALUE_CHARS: Final = 6000
 _MAX_DIGEST_CHARS: Final = 36
 _MAX_METRICS: Final = 1000
 _MAX_PARAMS: Final = 100
-_PORTS: Final = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
+_SERVER_TROUBLE: Final = 500
+_PASSING: Final = (
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+)
 
 
 class MlflowRun:
@@ -64,15 +67,33 @@ class MlflowRun:
             for start in range(0, len(new), _MAX_PARAMS):
                 self._client.log_batch(self._run_id, params=new[start : start + _MAX_PARAMS])
 
-    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
-        """Log numbers at a step, in one request."""
+    def log_metrics(
+        self, metrics: Mapping[str, float], *, step: int = 0, at_ms: int | None = None
+    ) -> None:
+        """Log numbers at a step, in one request; MLflow passes over what it has already."""
         from mlflow.entities import Metric
 
-        now_ms = int(time.time() * 1000)
-        entries = [Metric(_key(name), float(v), now_ms, step) for name, v in metrics.items()]
+        at_ms = int(time.time() * 1000) if at_ms is None else at_ms
+        entries = [Metric(_key(name), float(v), at_ms, step) for name, v in metrics.items()]
         with _sentences(self._uri):
             for start in range(0, len(entries), _MAX_METRICS):
                 self._client.log_batch(self._run_id, metrics=entries[start : start + _MAX_METRICS])
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, str | float]]) -> None:
+        """Show ``rows`` among the run's tables; one of that name is replaced.
+
+        MLflow's own ``log_table`` adds rows to a table that is there, also those that are in it.
+        """
+        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS as TABLES
+
+        file = f"{_key(name)}.json"
+        columns = list(rows[0]) if rows else []
+        table = {"columns": columns, "data": [[row[c] for c in columns] for row in rows]}
+        with _sentences(self._uri):
+            self._client.log_dict(self._run_id, table, file)
+            shown = json.loads(self._client.get_run(self._run_id).data.tags.get(TABLES, "[]"))
+            if (entry := {"path": file, "type": "table"}) not in shown:
+                self._client.set_tag(self._run_id, TABLES, json.dumps([*shown, entry]))
 
     def log_artifact(self, path: Path, *, folder: str | None = None) -> None:
         """Copy one file (or a folder's files) into the run."""
@@ -110,6 +131,13 @@ class MlflowRun:
             for start in range(0, len(entries), _MAX_PARAMS):
                 self._client.log_batch(self._run_id, tags=entries[start : start + _MAX_PARAMS])
 
+    def history(self) -> Mapping[str, Mapping[int, float]]:
+        """Every number logged so far: one request for each name."""
+        with _sentences(self._uri):
+            names = self._client.get_run(self._run_id).data.metrics
+            found = {name: self._client.get_metric_history(self._run_id, name) for name in names}
+        return {name: {one.step: one.value for one in values} for name, values in found.items()}
+
 
 class MlflowTracker:
     """A tracking server with its model registry; implements :class:`aligner.tracking.Tracker`."""
@@ -118,14 +146,23 @@ class MlflowTracker:
         """Connect; the experiment is made where it does not exist.
 
         Raises:
-            TrackingError: The server does not answer, or the database cannot be used.
+            TrackingAway: The server does not answer, or another program holds the database.
+            TrackingError: The database cannot be used.
             ConfigError: The experiment was deleted, or the URI is none that MLflow knows.
         """
-        self._uri = redacted(config.uri)
-        _require_reachable(config.uri)
+        self._uri, self._address = redacted(config.uri), config.uri
+        self.require_answer()
         self._client = _client(config.uri)
         with _sentences(self._uri):
             self._experiment_id = self._experiment(config)
+
+    def require_answer(self) -> None:
+        """Look whether the server can be reached, within seconds.
+
+        Raises:
+            TrackingAway: Not at the moment.
+        """
+        require_answer(self._address)
 
     def _experiment(self, config: TrackingConfig) -> str:
         from mlflow.exceptions import MlflowException
@@ -166,6 +203,8 @@ class MlflowTracker:
             status = "FAILED" if isinstance(exc, Exception) else "KILLED"
             # What went wrong inside matters more than that its end could not be recorded.
             with contextlib.suppress(TrackingError):
+                # MLflow alone would try for minutes.
+                self.require_answer()
                 self._end(run_id, status)
             raise
         self._end(run_id, "FINISHED")
@@ -187,10 +226,13 @@ class MlflowTracker:
     def register(
         self, name: str, *, source: str, run_id: str, tags: Mapping[str, str]
     ) -> ModelVersion:
-        """Add a version of model ``name`` whose files stand at ``source``."""
+        """Add a version of model ``name`` whose files stand at ``source``, once for each run."""
         from mlflow.exceptions import MlflowException
 
         with _sentences(self._uri):
+            for known in self._client.search_model_versions(f"run_id='{run_id}'"):
+                if (known.name, known.source) == (name, _absolute(source)):
+                    return _model_version(known)
             try:
                 self._client.create_registered_model(name)
             except MlflowException as exc:
@@ -262,11 +304,6 @@ class MlflowTracker:
         return f"there are versions up to {newest.version} ({known})."
 
 
-def redacted(uri: str) -> str:
-    """``uri`` without user name and password, for messages."""
-    return re.sub(r"://[^/@]*@", "://", uri)
-
-
 def _client(uri: str) -> Any:
     """An ``MlflowClient`` for ``uri``, with MLflow's progress messages silenced."""
     # Read while MLflow is imported, so it must be set before.
@@ -284,50 +321,6 @@ def _client(uri: str) -> Any:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def _require_reachable(uri: str) -> None:
-    """Look before MLflow does: it tries for minutes before it gives up.
-
-    Raises:
-        TrackingError: Nobody listens there, or the file is no usable database.
-        ConfigError: The URI is of no known kind.
-    """
-    if uri.startswith(_SQLITE_PREFIX):
-        _require_database(Path(uri.removeprefix(_SQLITE_PREFIX)))
-        return
-    parts = urllib.parse.urlsplit(uri)
-    scheme = parts.scheme.partition("+")[0]
-    if scheme not in _PORTS or not parts.hostname:
-        raise ConfigError(
-            f"tracking.uri: {redacted(uri)!r} is of no known kind; "
-            "write sqlite:///file.db, http://server:5000 or postgresql://server/database."
-        )
-    try:
-        with socket.create_connection(
-            (parts.hostname, parts.port or _PORTS[scheme]), timeout=_CONNECT_TIMEOUT_S
-        ):
-            pass
-    except OSError as exc:
-        raise TrackingError(
-            f"tracking.uri: {redacted(uri)} does not answer ({exc.strerror or exc}); "
-            "start the tracking server or correct the address."
-        ) from None
-
-
-def _require_database(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path, timeout=_CONNECT_TIMEOUT_S)) as database:
-            # Taking the write lock and giving it back; a reader alone would not notice a lock.
-            database.execute("BEGIN IMMEDIATE")
-            database.rollback()
-    except (sqlite3.Error, OSError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
-        raise TrackingError(
-            f"tracking.uri: the database {path} cannot be used ({reason}); "
-            "end the program that holds it, or choose another file."
-        ) from None
-
-
 @contextlib.contextmanager
 def _sentences(uri: str) -> Iterator[None]:
     """Turn what MLflow raises into one sentence."""
@@ -340,10 +333,21 @@ def _sentences(uri: str) -> Iterator[None]:
             raise
         text = str(exc).strip() or type(exc).__name__
         reason = redacted(text.splitlines()[0]).rstrip(".")[:300]
-        raise TrackingError(
+        raise (TrackingAway if _passes(exc) else TrackingError)(
             f"{uri}: the tracking server refused or failed ({reason}); "
             "check that it runs and that its version fits, then run again."
         ) from None
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the same request may succeed later: nobody answered, or the server was in trouble.
+
+    MLflow gives what went wrong on the way the code of an internal error.
+    """
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return status >= _SERVER_TROUBLE
+    return getattr(error, "error_code", _PASSING[0]) in _PASSING
 
 
 def _model_version(version: Any) -> ModelVersion:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from aligner.adapters.mlflow_tracker import MlflowTracker, redacted
+from aligner.adapters.mlflow_tracker import MlflowTracker
 from aligner.errors import ConfigError, DataError, TrackingError
 from aligner.manifest import FileEntry, Manifest
 from aligner.prompt import PLAIN
 from aligner.tracking import Run, Tracker, TrackingConfig
+from aligner.tracking_address import redacted
 
 
 @pytest.fixture(scope="module")

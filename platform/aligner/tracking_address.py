@@ -1,0 +1,66 @@
+"""Where a tracking server is: looking whether anybody answers there, and telling of it safely."""
+
+import contextlib
+import re
+import socket
+import sqlite3
+import urllib.parse
+from pathlib import Path
+from typing import Final
+
+from aligner.errors import ConfigError, TrackingAway, TrackingError
+
+_CONNECT_TIMEOUT_S: Final = 5.0
+_SQLITE_PREFIX: Final = "sqlite:///"
+_PORTS: Final = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
+
+
+def redacted(uri: str) -> str:
+    """``uri`` without user name and password, for messages."""
+    return re.sub(r"://[^/@]*@", "://", uri)
+
+
+def require_answer(uri: str) -> None:
+    """Look before MLflow does: it tries for minutes before it gives up.
+
+    Raises:
+        TrackingAway: Nobody listens there, or another program holds the database.
+        TrackingError: The file is no usable database.
+        ConfigError: The URI is of no known kind.
+    """
+    if uri.startswith(_SQLITE_PREFIX):
+        _require_database(Path(uri.removeprefix(_SQLITE_PREFIX)))
+        return
+    parts = urllib.parse.urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    if scheme not in _PORTS or not parts.hostname:
+        raise ConfigError(
+            f"tracking.uri: {redacted(uri)!r} is of no known kind; "
+            "write sqlite:///file.db, http://server:5000 or postgresql://server/database."
+        )
+    try:
+        with socket.create_connection(
+            (parts.hostname, parts.port or _PORTS[scheme]), timeout=_CONNECT_TIMEOUT_S
+        ):
+            pass
+    except OSError as exc:
+        raise TrackingAway(
+            f"tracking.uri: {redacted(uri)} does not answer ({exc.strerror or exc}); "
+            "start the tracking server or correct the address."
+        ) from None
+
+
+def _require_database(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path, timeout=_CONNECT_TIMEOUT_S)) as database:
+            # Taking the write lock and giving it back; a reader alone would not notice a lock.
+            database.execute("BEGIN IMMEDIATE")
+            database.rollback()
+    except (sqlite3.Error, OSError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        held = isinstance(exc, sqlite3.OperationalError) and "locked" in str(exc)
+        raise (TrackingAway if held else TrackingError)(
+            f"tracking.uri: the database {path} cannot be used ({reason}); "
+            "end the program that holds it, or choose another file."
+        ) from None
