@@ -68,6 +68,7 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
         with runtime.ray_session(), _errors_of_workers(), _desk(config) as desk:
             found_out = _write(config, inputs, output, desk, stage, record)
         manifest = _publish(config, stage, found_out)
+        output.forget_refusal()
         ledger = manifest.facts["ledger"]
         record.log_metrics({f"rows_{name}": float(rows) for name, rows in manifest.counts.items()})
         record.log_metrics(metrics_of(ledger))

@@ -1,5 +1,6 @@
 """What follows when the rows of a dataset are written: gates, packs and the page for people."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,9 +117,20 @@ class Output:
             facts=facts,
         )
 
+    def forget_refusal(self) -> None:
+        """Remove the page beside ``out`` that tells why an earlier run was refused."""
+        filesystem, path = artefacts.resolve(self._refusal_page)
+        # The dataset is published by now; a page that cannot be removed is no reason to fail.
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(path)
+
+    @property
+    def _refusal_page(self) -> str:
+        return f"{self.config.out.rstrip('/')}.{PAGE_FILE}"
+
     def _refuse(self, report: DatasetReport, folder: Path, record: Run) -> None:
         _write_page(report, folder, record)
-        page = f"{self.config.out.rstrip('/')}.{PAGE_FILE}"
+        page = self._refusal_page
         filesystem, path = artefacts.resolve(page)
         pafs.copy_files(str(folder / PAGE_FILE), path, pafs.LocalFileSystem(), filesystem)
         reasons = "; ".join(check.sentence for check in report.failed)

@@ -5,6 +5,9 @@ folder; :meth:`Staging.publish` moves it into place, the manifest last, so that 
 leaves nothing that a reader would take for an artefact.
 """
 
+import contextlib
+import fcntl
+import glob
 import hashlib
 import os
 import re
@@ -59,6 +62,8 @@ class Staging:
 def staging(uri: str) -> Iterator[Staging]:
     """Yield a :class:`Staging` for ``uri``; what was not published is removed at the end.
 
+    What a writer left that was killed before its end is removed at the start.
+
     Raises:
         DataError: Something stands at ``uri`` already, or nothing can be written there.
     """
@@ -67,15 +72,44 @@ def staging(uri: str) -> Iterator[Staging]:
         raise DataError(f"{uri}: something is there already; choose another folder or remove it.")
     local = isinstance(filesystem, pafs.LocalFileSystem)
     parent = Path(target).parent if local else Path(os.environ.get("TMPDIR", "/tmp"))
-    path = parent / f".{Path(target).name}.partial-{uuid.uuid4().hex[:8]}"
+    prefix = f".{Path(target).name}.partial-"
+    _sweep(parent, prefix)
+    path = parent / f"{prefix}{uuid.uuid4().hex[:8]}"
     with _sentences(uri, "written"):
         path.mkdir(parents=True)
         if not local:
             _try_to_write(filesystem, target)
     try:
-        yield Staging(path=path, uri=uri)
+        with _held(path):
+            yield Staging(path=path, uri=uri)
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _sweep(parent: Path, prefix: str) -> None:
+    """Remove the folders of killed writers: those that nobody holds any more."""
+    for left in parent.glob(f"{glob.escape(prefix)}*"):
+        with _held(left) as alone:
+            if alone:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold ``folder`` as long as this process lives; whether nobody else does, as far as is known.
+
+    The kernel lets go of a killed process's locks. Where there are no locks, as on some network
+    file systems, all folders count as held.
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            number = os.open(folder, os.O_RDONLY)
+            opened.callback(os.close, number)
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except OSError:
+            alone = False
+        yield alone
 
 
 @contextmanager

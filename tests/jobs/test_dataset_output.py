@@ -75,6 +75,14 @@ def test_a_gate_that_fails_leaves_a_page_beside_out_and_a_sentence(tmp_path: Pat
     assert not out.exists()
 
 
+def test_the_page_of_a_refusal_goes_when_the_dataset_comes(tmp_path: Path) -> None:
+    output, page = Output.prepare(config(tmp_path / "out")), tmp_path / "out.report.html"
+    page.write_text("not published")
+    output.forget_refusal()
+    assert not page.exists()
+    output.forget_refusal()
+
+
 def test_a_mix_takes_the_shares_and_counts_what_was_too_much(tmp_path: Path) -> None:
     rows = [*some_rows(source="one"), *some_rows(source="two")]
     settings = config(tmp_path / "out", mix={"one": 1, "two": 4})

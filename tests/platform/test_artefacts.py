@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,36 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:
         (stage.path / "half.txt").write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+_HOLD = """
+import sys
+from aligner.artefacts import staging
+with staging(sys.argv[1]) as stage:
+    (stage.path / "half.txt").write_text("half")
+    print(stage.path, flush=True)
+    input()
+"""
+
+
+def test_what_a_killed_writer_left_is_swept_and_a_living_ones_work_is_not(tmp_path: Path) -> None:
+    uri, command = str(tmp_path / "dataset"), [sys.executable, "-c", _HOLD]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [*command, uri], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        half = Path(writer.stdout.readline().strip())
+        with staging(uri) as stage:
+            assert (half / "half.txt").exists()
+            assert half != stage.path
+        writer.kill()
+    assert half.exists()
+    other = tmp_path / ".other.partial-1"
+    other.mkdir()
+    publish(uri)
+    assert not half.exists()
+    assert other.exists()
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
