@@ -4,12 +4,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_serializer
 
 from aligner.config import StrictModel
 from aligner.manifest import Manifest
+from aligner.tracking_address import redacted
+
+DESCRIPTION_TAG: Final = "mlflow.note.content"
+"""MLflow shows this tag's Markdown above a run."""
 
 
 class TrackingConfig(StrictModel):
@@ -27,6 +31,11 @@ class TrackingConfig(StrictModel):
     patience_s: float = Field(default=120.0, ge=0)
     """How long training waits at its start, and at its end, for a server that does not answer.
     In between it never waits: what is to be recorded is kept on disk and sent later, in order."""
+
+    @field_serializer("uri", when_used="json")
+    def _without_password(self, uri: str) -> str:
+        """Configs are shown as parameters and stand in manifests."""
+        return redacted(uri)
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,8 +215,11 @@ def test_a_deleted_experiment_is_a_config_error(
         MlflowTracker(gone)
 
 
-def test_passwords_are_left_out_of_messages() -> None:
-    assert redacted("postgresql://ann:secret@db:5432/x") == "postgresql://db:5432/x"
+def test_passwords_are_left_out_of_messages_and_of_configs_that_are_shown() -> None:
+    uri = "postgresql://ann:secret@db:5432/x"
+    assert redacted(uri) == "postgresql://db:5432/x"
+    shown = TrackingConfig(uri=uri).model_dump(mode="json")
+    assert shown["uri"] == "postgresql://db:5432/x"
 
 
 def test_a_new_store_is_made_without_a_word(
