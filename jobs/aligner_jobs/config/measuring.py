@@ -5,6 +5,19 @@ from pydantic import Field
 from aligner.config import StrictModel
 
 
+class Beside(StrictModel):
+    """A process that evaluates checkpoints while the workers train on."""
+
+    cpus: int = Field(default=1, ge=0)
+    """Cores that it waits for, and threads that it uses (one with 0, which waits for none)."""
+
+    gpus: float = Field(default=0.0, ge=0)
+    """GPUs that it waits for; it holds the whole model."""
+
+    timeout_s: float = Field(default=3600.0, gt=0)
+    """After which one evaluation is given up."""
+
+
 class Heldout(StrictModel):
     """What is measured on held-out rows while training runs."""
 
@@ -19,10 +32,15 @@ class Heldout(StrictModel):
     they are shown as a table in the tracking server. 0: only the loss is measured."""
 
     generate_rows: int = Field(default=128, ge=0)
-    """Held-out rows, and as many held-out identity rows, that are corrected at the end."""
+    """Held-out rows, and as many held-out identity rows, that are corrected at the end; no more
+    than these are sampled on the way."""
 
     generate_batch_size: int = Field(default=64, ge=1)
     """Rows generated at once on each worker."""
+
+    beside: Beside | None = None
+    """Unset: the workers stop for each evaluation. Else they write a checkpoint for it and train
+    on; an evaluation is left out where the one before has not ended."""
 
 
 class EarlyStop(StrictModel):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import distributed
 
 from aligner.adapters.hf_tokenizer import HfTokenizer
 from aligner.metrics import copy_stats, similarity
@@ -139,19 +138,22 @@ def _corrected(
     engine.eval()
     for begin in range(0, len(tasks), at_once):
         part = tasks[begin : begin + at_once][group.rank :: group.world_size]
-        new_BT = _generate(engine, part or tasks[:1], config=config, tokenizer=tokenizer)
+        new_BT = _generate(
+            engine, part or tasks[:1], config=config, tokenizer=tokenizer, group=group
+        )
         for task, ids in zip(part, new_BT, strict=False):
             mine[task.place] = _read(task, ids, tokenizer)
     engine.train()
-    if group.world_size == 1:
-        return mine
-    everyones: list[dict[int, Corrected]] = [{} for _ in range(group.world_size)]
-    distributed.all_gather_object(everyones, mine)
-    return {place: one for part in everyones for place, one in part.items()}
+    return {place: one for part in group.gather(mine) for place, one in part.items()}
 
 
 def _generate(
-    engine: Any, tasks: Sequence[_Task], *, config: TrainConfig, tokenizer: HfTokenizer
+    engine: Any,
+    tasks: Sequence[_Task],
+    *,
+    config: TrainConfig,
+    tokenizer: HfTokenizer,
+    group: Group,
 ) -> list[list[int]]:
     """New ids for ``tasks``, which are padded at the left so that all go on at the same place."""
     width = max(len(task.prompt_ids) for task in tasks)
@@ -169,7 +171,7 @@ def _generate(
             use_cache=True,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.eos_token_id,
-            synced_gpus=config.zero.stage == 3,
+            synced_gpus=config.zero.stage == 3 and group.world_size > 1,
         )
     new_BT: list[list[int]] = output_BT[:, width:].tolist()
     return new_BT
