@@ -61,10 +61,13 @@ class PromptTemplate(StrictModel):
         Values are put in in one pass: braces or placeholders inside a question or an answer
         stay as they are. Earlier turns stand in front of the question, oldest first.
         """
-        turns = {"user": self.user_turn, "assistant": self.assistant_turn}
-        past = "".join(turns[turn.role].replace("{text}", turn.text) for turn in history)
-        values = {"question": past + question, "answer": answer}
+        values = {"question": self.render_history(history) + question, "answer": answer}
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.template)
+
+    def render_history(self, history: tuple[Turn, ...]) -> str:
+        """Earlier turns as they stand in front of the question."""
+        turns = {"user": self.user_turn, "assistant": self.assistant_turn}
+        return "".join(turns[turn.role].replace("{text}", turn.text) for turn in history)
 
 
 _WRAPPED: Final = "BEGINNING OF CONVERSATION: USER: {body} ASSISTANT:"

@@ -65,8 +65,14 @@ def encode_prompt(
     tokenizer: Tokenizer,
 ) -> list[int]:
     """P ids of the rendered prompt, as the Aligner must see them everywhere."""
-    ids = tokenizer.encode(template.render(question, answer, history))
-    if template.add_bos and tokenizer.bos_token_id is not None:
+    text = template.render(question, answer, history)
+    return encode_text(text, add_bos=template.add_bos, tokenizer=tokenizer)
+
+
+def encode_text(text: str, *, add_bos: bool, tokenizer: Tokenizer) -> list[int]:
+    """Ids of a prompt's text, behind the beginning of a sequence if the tokenizer has one."""
+    ids = tokenizer.encode(text)
+    if add_bos and tokenizer.bos_token_id is not None:
         return [tokenizer.bos_token_id, *ids]
     return ids
 

@@ -10,7 +10,9 @@ from aligner.config import StrictModel
 from aligner.tracking import TrackingConfig
 from aligner_jobs.config.adapter import Lora
 from aligner_jobs.config.export import Export
+from aligner_jobs.config.measuring import EarlyStop, Guard, Heldout
 from aligner_jobs.config.model import Model
+from aligner_jobs.config.objective import CorrectionObjective, Objective
 
 PhaseName = Literal["warmup", "correction"]
 
@@ -87,22 +89,6 @@ class Checkpoints(StrictModel):
     """The last so many stay."""
 
 
-class Heldout(StrictModel):
-    """What is measured while training runs."""
-
-    every_steps: int = Field(default=200, ge=1)
-    """Optimiser steps between two measurements of the held-out loss."""
-
-    rows: int = Field(default=512, ge=1)
-    """Held-out rows whose loss is measured; they are drawn by content hash."""
-
-    generate_rows: int = Field(default=128, ge=0)
-    """Held-out rows, and as many held-out identity rows, that are corrected at the end."""
-
-    generate_batch_size: int = Field(default=64, ge=1)
-    """Rows generated at once on each worker."""
-
-
 class TrainConfig(StrictModel):
     """Dataset in, Aligner out: identity warm-up, then correction, exported and registered."""
 
@@ -121,6 +107,9 @@ class TrainConfig(StrictModel):
     register_as: str | None = None
     """Registered model that the export becomes a version of; unset: it is not registered."""
 
+    objective: Objective = Field(default=CorrectionObjective())
+    """What is minimised; all but the default train an upstream and have no identity warm-up."""
+
     warmup: Phase = Field(default=Phase(epochs=1))
     """On identity rows (answer -> answer)."""
 
@@ -133,8 +122,16 @@ class TrainConfig(StrictModel):
     global_batch_size: int = Field(default=256, ge=1)
     """Rows per optimiser step, over all workers."""
 
+    packing: bool = True
+    """Put rows through the model end to end, each attending to itself alone, instead of padding
+    them to the longest. The losses are the same; no token is wasted."""
+
+    micro_batch_tokens: int | None = Field(default=None, ge=8)
+    """With packing: tokens that one worker puts through the model at once, at most; unset: as many
+    as ``max_length_tokens``."""
+
     micro_batch_size: int = Field(default=4, ge=1)
-    """Rows that one worker puts through the model at once."""
+    """Without packing: rows that one worker puts through the model at once, at most."""
 
     num_workers: int = Field(default=1, ge=1)
     """Training processes; with ``use_gpu`` one GPU each."""
@@ -151,8 +148,8 @@ class TrainConfig(StrictModel):
     gradient_checkpointing: bool = False
     """Recompute activations instead of keeping them: less memory, a third more time."""
 
-    attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
-    """Code that computes it; auto: FlashAttention 2 for bf16 on a GPU, where installed."""
+    attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
+    """PyTorch's own, which has FlashAttention inside, or the package flash-attn where installed."""
 
     kernels: Literal["auto", "liger", "torch"] = "auto"
     """Code for norms, rotations and feed-forward; auto: Liger's on a GPU where installed."""
@@ -168,6 +165,12 @@ class TrainConfig(StrictModel):
 
     heldout: Heldout = Field(default=Heldout())
     """Evaluation in the loop."""
+
+    early_stop: EarlyStop | None = None
+    """Unset: the correction phase has all its epochs."""
+
+    guard: Guard | None = Field(default=Guard())
+    """Unset: only a loss that is no number ends a run."""
 
     export: Export = Field(default=Export())
     """The weights in Hugging Face's layout."""
@@ -192,13 +195,11 @@ class TrainConfig(StrictModel):
         return value.rstrip("/") or value
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> Self:
-        per_pass = self.micro_batch_size * self.num_workers
-        if self.global_batch_size % per_pass:
-            nearest = max(1, round(self.global_batch_size / per_pass)) * per_pass
+    def _a_row_fits_a_pass(self) -> Self:
+        if self.pack_tokens < self.max_length_tokens:
             raise ValueError(
-                f"global_batch_size={self.global_batch_size} is not a multiple of "
-                f"micro_batch_size*num_workers={per_pass}; try {nearest}"
+                f"micro_batch_tokens={self.micro_batch_tokens} is less than max_length_tokens="
+                f"{self.max_length_tokens}, so that not every row would fit; raise it"
             )
         return self
 
@@ -209,9 +210,9 @@ class TrainConfig(StrictModel):
         return self
 
     @property
-    def passes_per_step(self) -> int:
-        """Gradient accumulation: forward-backward passes of each worker in one step."""
-        return self.global_batch_size // (self.micro_batch_size * self.num_workers)
+    def pack_tokens(self) -> int:
+        """Tokens that a pack may hold."""
+        return self.micro_batch_tokens or self.max_length_tokens
 
     @property
     def export_uri(self) -> str:
@@ -231,8 +232,8 @@ class TrainConfig(StrictModel):
         decisive = self.model_dump(
             mode="json",
             include={
-                *("model", "adapter", "warmup", "correction", "max_length_tokens"),
-                *("global_batch_size", "precision", "optimizer", "zero", "seed"),
+                *("model", "adapter", "objective", "warmup", "correction", "max_length_tokens"),
+                *("global_batch_size", "precision", "optimizer", "zero", "seed", "early_stop"),
             },
             # Where states lie changes no number.
             exclude={"model": {"shape"}, "zero": {"offload_optimizer", "offload_parameters"}},

@@ -17,8 +17,10 @@ from aligner.tracking import ModelVersion, Run, Tracker
 from aligner_jobs import runtime
 from aligner_jobs.config.model import PretrainedModel
 from aligner_jobs.config.train import PhaseName, TrainConfig
+from aligner_jobs.terminal import quiet_ray_data
+from aligner_jobs.train.encoding import through_ray_data
 from aligner_jobs.train.group import run_group
-from aligner_jobs.train.material import PHASES, Material, prepare
+from aligner_jobs.train.material import PHASES, Material, load, survey
 from aligner_jobs.train.progress import News
 from aligner_jobs.train.run_state import RunState, read_state, write_state
 
@@ -54,16 +56,28 @@ def run(config: TrainConfig, *, tracker: Tracker | None = None) -> TrainResult:
     if (finished := _finished(config, dataset)) is not None:
         console.print(f"{config.export_uri}: trained already with these settings; nothing to do.")
         return finished
-    material = prepare(config, dataset)
     began_s = time.monotonic()
+    found = survey(config, dataset)
     tracker = tracker if tracker is not None else _tracker(config)
+    quiet_ray_data()
+    with runtime.ray_session():
+        material = load(config, dataset, found, spread=through_ray_data)
+        result = _train(config, dataset, material, tracker, began_s=began_s)
+    _summarise(console, config, result.metrics, result.version)
+    return result
+
+
+def _train(
+    config: TrainConfig, dataset: Manifest, material: Material, tracker: Tracker, *, began_s: float
+) -> TrainResult:
+    """Train, register and record, inside a Ray session."""
     state = _previous_state(config, material)
     with tracker.run(material.run_name, run_id=state.run_id if state else None) as record:
         write_state(config.out, _begun(config, material, record))
         if state is None:
             _describe(record, config, material, dataset)
         resumed = []
-        with runtime.ray_session(), _show(config, material) as show:
+        with _show(config, material) as show:
 
             def on_news(news: News) -> None:
                 show(news)
@@ -73,15 +87,13 @@ def run(config: TrainConfig, *, tracker: Tracker | None = None) -> TrainResult:
                 record.log_metrics(values, step=news.step)
 
             outcome = run_group(config, material, on_news=on_news)
-        seconds = time.monotonic() - began_s
-        metrics = {**outcome.metrics, "train_seconds": seconds}
+        metrics = {**outcome.metrics, "train_seconds": time.monotonic() - began_s}
         # Those of a phase, with a slash in their names, were logged at their steps.
         record.log_metrics({name: value for name, value in metrics.items() if "/" not in name})
         manifest = artefacts.read_manifest(config.export_uri, kind="export")
         version = _register(config, tracker, record, manifest, dataset)
         write_state(config.out, _ended(config, material, record, manifest, version))
         run_id = record.run_id
-    _summarise(console, config, metrics, version)
     return TrainResult(
         export_uri=config.export_uri,
         manifest=manifest,

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from aligner_jobs.config.train import TrainConfig
-from aligner_jobs.train.batches import Corpus, IntArray, collate, worker_parts
+from aligner_jobs.train.batches import collate, passes_of
+from aligner_jobs.train.corpus import Corpus, IntArray
 from aligner_jobs.train.deepspeed_config import deepspeed_config
 from aligner_jobs.train.heldout import Group
-from aligner_jobs.train.objectives import correction_loss_sum
+from aligner_jobs.train.objectives import Loss
 
 
 def start_engine(model: torch.nn.Module, config: TrainConfig) -> Any:
@@ -23,17 +24,21 @@ def start_engine(model: torch.nn.Module, config: TrainConfig) -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     settings = config.optimizer
     optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.correction.learning_rate,
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        # Each step sets its own. DeepSpeed takes a step of its own at start, which must do nothing.
+        lr=0.0,
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,
         weight_decay=settings.weight_decay,
-        foreach=not config.use_gpu,
-        fused=config.use_gpu,
+        # One pass over all states, on a GPU as on a CPU, wherever they lie.
+        fused=True,
     )
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=deepspeed_config(config)
     )
+    # That one step with zero gradients (ZeRO off, bf16) would count in the moments' correction.
+    for state in optimizer.state.values():
+        state["step"].zero_()
     return engine
 
 
@@ -42,6 +47,7 @@ def train_step(
     corpus: Corpus,
     rows: IntArray,
     *,
+    loss: Loss,
     rate: float,
     config: TrainConfig,
     group: Group,
@@ -52,17 +58,17 @@ def train_step(
     """
     for parameters in engine.optimizer.param_groups:
         parameters["lr"] = rate
-    # DeepSpeed takes the mean over passes and workers; we want the sum over all tokens of the
-    # global batch, divided by their number.
-    scale = config.passes_per_step * group.world_size / corpus.target_tokens(rows)
+    # DeepSpeed takes the mean over workers; we want the sum over the global batch, divided once.
+    scale = group.world_size / loss.weight(corpus, rows)
     total = torch.zeros((), device=group.device)
-    for part in worker_parts(
-        rows, passes=config.passes_per_step, world_size=group.world_size, rank=group.rank
-    ):
-        loss = correction_loss_sum(engine, collate(corpus, part), device=group.device)
-        engine.backward(loss * scale)
+    passes = passes_of(corpus, rows, config=config, world_size=group.world_size)
+    for number, parts in enumerate(passes, start=1):
+        batch = collate(corpus, parts[group.rank], packed=config.packing)
+        engine.set_gradient_accumulation_boundary(number == len(passes))
+        part = loss.total(engine, batch, device=group.device)
+        engine.backward(part * scale)
         engine.step()
-        total += loss.detach()
+        total += part.detach()
     return total
 
 
@@ -73,17 +79,18 @@ class Meter:
         """Begin at zero."""
         self._group = group
         self._seconds = self._rate = 0.0
-        self._targets = self._tokens = 0
+        self._weight = self._tokens = self._targets = 0
         self._loss = torch.zeros((), device=group.device)
 
     @contextlib.contextmanager
-    def step(self, corpus: Corpus, rows: IntArray, *, rate: float) -> Iterator[None]:
+    def step(self, corpus: Corpus, rows: IntArray, *, loss: Loss, rate: float) -> Iterator[None]:
         """The block is one step on the global batch ``rows``."""
         began_s = time.perf_counter()
         yield
         self._seconds += time.perf_counter() - began_s
+        self._weight += loss.weight(corpus, rows)
         self._targets += corpus.target_tokens(rows)
-        self._tokens += int(corpus.lengths[rows].sum())
+        self._tokens += corpus.tokens(rows)
         self._rate = rate
 
     def add_loss(self, loss: torch.Tensor) -> None:
@@ -91,11 +98,12 @@ class Meter:
         self._loss = self._loss + loss
 
     def read(self) -> dict[str, float]:
-        """Mean loss per target token, tokens per second (padding not counted), last rate."""
+        """Mean loss; tokens per second, padding not counted, and those with loss; last rate."""
         (loss,) = self._group.total(float(self._loss))
         metrics = {
-            "loss": loss / max(1, self._targets),
+            "loss": loss / max(1, self._weight),
             "tokens_per_s": self._tokens / self._seconds if self._seconds else 0.0,
+            "target_tokens_per_s": self._targets / self._seconds if self._seconds else 0.0,
             "learning_rate": self._rate,
         }
         self._reset()
@@ -104,4 +112,4 @@ class Meter:
     def _reset(self) -> None:
         self._loss = torch.zeros((), device=self._group.device)
         self._seconds = self._rate = 0.0
-        self._targets = self._tokens = 0
+        self._weight = self._tokens = self._targets = 0

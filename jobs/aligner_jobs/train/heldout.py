@@ -18,8 +18,9 @@ from aligner.prompt import PromptTemplate
 from aligner.records import Triple
 from aligner.tokens import encode_prompt
 from aligner_jobs.config.train import TrainConfig
-from aligner_jobs.train.batches import Corpus, collate
-from aligner_jobs.train.objectives import correction_loss_sum
+from aligner_jobs.train.batches import collate, passes_of
+from aligner_jobs.train.corpus import Corpus
+from aligner_jobs.train.objectives import Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +38,30 @@ class Group:
             distributed.all_reduce(values)
         return [float(value) for value in values.tolist()]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Each worker's ``value``, by rank; it is pickled, so keep it small."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(values, value)
+        return values
 
-def heldout_loss(engine: Any, corpus: Corpus, *, config: TrainConfig, group: Group) -> float:
-    """Mean cross-entropy per target token; NaN for no rows."""
-    order = np.argsort(corpus.lengths, kind="stable")
-    per_pass = config.micro_batch_size * group.world_size
+
+def heldout_loss(
+    engine: Any, corpus: Corpus, *, loss: Loss, config: TrainConfig, group: Group
+) -> float:
+    """Mean loss over ``corpus``; NaN for no rows."""
+    everything = np.arange(len(corpus))
+    if not len(everything):
+        return float("nan")
     engine.eval()
-    loss, targets = 0.0, 0
+    total = 0.0
     with torch.no_grad():
-        for begin in range(0, len(order), per_pass):
-            rows = order[begin : begin + per_pass][group.rank :: group.world_size]
-            batch = collate(corpus, rows)
-            loss += float(correction_loss_sum(engine, batch, device=group.device))
-            targets += corpus.target_tokens(rows)
+        for parts in passes_of(corpus, everything, config=config, world_size=group.world_size):
+            batch = collate(corpus, parts[group.rank], packed=config.packing)
+            total += float(loss.total(engine, batch, device=group.device))
     engine.train()
-    total_loss, total_targets = group.total(loss, targets)
-    return total_loss / total_targets if total_targets else float("nan")
+    return group.total(total)[0] / loss.weight(corpus, everything)
 
 
 def unchanged_rate(

@@ -1,7 +1,7 @@
 """The tokenizer of a new model, trained on the dataset."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -20,7 +20,7 @@ _PIECES: Final = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!
 
 
 def train_tokenizer(
-    rows: Sequence[Triple], *, template: PromptTemplate, vocab_size: int
+    rows: Iterable[Triple], *, template: PromptTemplate, vocab_size: int
 ) -> TokenizerFiles:
     """A byte-level BPE over rendered prompts and corrections; equal rows give equal bytes.
 
@@ -54,7 +54,7 @@ def train_tokenizer(
     }
 
 
-def _texts(rows: Sequence[Triple], template: PromptTemplate) -> Iterator[str]:
+def _texts(rows: Iterable[Triple], template: PromptTemplate) -> Iterator[str]:
     for row in rows:
         yield template.render(row.question, row.answer, row.history)
         yield row.correction

@@ -11,15 +11,21 @@ from ray import train as ray_train
 
 from aligner.adapters.hf_tokenizer import open_files
 from aligner.errors import AlignerError, TrainingError
+from aligner_jobs.config.objective import CorrectionObjective
 from aligner_jobs.config.train import PhaseName, TrainConfig
 from aligner_jobs.train import checkpoint, export
-from aligner_jobs.train.batches import IntArray, epoch_batches
+from aligner_jobs.train.batches import epoch_batches
+from aligner_jobs.train.corpus import IntArray
 from aligner_jobs.train.engine import Meter, start_engine, train_step
 from aligner_jobs.train.heldout import Group, heldout_loss, unchanged_rate
 from aligner_jobs.train.material import PHASES, Material
 from aligner_jobs.train.model import build_model
+from aligner_jobs.train.objectives import Loss
 from aligner_jobs.train.progress import News
+from aligner_jobs.train.reference import loss_over
 from aligner_jobs.train.schedule import learning_rate
+
+_HELDOUT = "heldout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class Loop:
         self._engine = start_engine(model, config)
         self._group = Group(context.get_world_rank(), context.get_world_size(), self._engine.device)
         self._meter = Meter(self._group)
+        self._losses: dict[str, Loss] = {}
         self._metrics: dict[str, float] = {}
 
     def run(self) -> Outcome:
@@ -87,6 +94,7 @@ class Loop:
 
     def _start(self) -> checkpoint.Position:
         found = ray_train.get_checkpoint()
+        self._choose_losses(begun=found is not None)
         if found is None:
             first = next(p for p in PHASES if self._material.total_steps(p, self._config))
             self._measure_heldout(first, 0)
@@ -95,12 +103,18 @@ class Loop:
         self._post(News(position.phase, position.step, resumed=True))
         return position
 
+    def _choose_losses(self, *, begun: bool) -> None:
+        for name, corpus in {**self._material.phases, _HELDOUT: self._material.heldout}.items():
+            self._losses[name] = loss_over(
+                self._engine, corpus, name, begun=begun, config=self._config, group=self._group
+            )
+
     def _run_phase(self, phase: PhaseName, position: checkpoint.Position) -> None:
         """Train the rest of one phase; the place after it is where the next one begins."""
         epochs = self._config.phase(phase).epochs
         for epoch in range(position.epoch, epochs):
             batches = epoch_batches(
-                self._material.phases[phase].lengths,
+                len(self._material.phases[phase]),
                 global_batch_size=self._config.global_batch_size,
                 seed=self._config.seed,
                 epoch=epoch,
@@ -122,10 +136,17 @@ class Loop:
             peak=settings.learning_rate,
             lr_warmup_ratio=settings.lr_warmup_ratio,
         )
-        with self._meter.step(corpus, rows, rate=rate):
+        loss = self._losses[phase]
+        with self._meter.step(corpus, rows, loss=loss, rate=rate):
             self._meter.add_loss(
                 train_step(
-                    self._engine, corpus, rows, rate=rate, config=self._config, group=self._group
+                    self._engine,
+                    corpus,
+                    rows,
+                    loss=loss,
+                    rate=rate,
+                    config=self._config,
+                    group=self._group,
                 )
             )
 
@@ -154,7 +175,11 @@ class Loop:
         if not len(self._material.heldout):
             return
         loss = heldout_loss(
-            self._engine, self._material.heldout, config=self._config, group=self._group
+            self._engine,
+            self._material.heldout,
+            loss=self._losses[_HELDOUT],
+            config=self._config,
+            group=self._group,
         )
         if step == 0:
             self._metrics["heldout_loss_before"] = loss
@@ -162,11 +187,16 @@ class Loop:
         self._post(News(phase, step, {"heldout_loss": loss}))
 
     def _finish(self) -> Outcome:
-        """Copy and identity rate, then the export."""
-        samples = {
-            "copy_rate": self._material.copy_sample,
-            "identity_rate": self._material.identity_sample,
-        }
+        """Copy and identity rate of an Aligner, then the export."""
+        aligner = isinstance(self._config.objective, CorrectionObjective)
+        samples = (
+            {}
+            if not aligner
+            else {
+                "copy_rate": self._material.copy_sample,
+                "identity_rate": self._material.identity_sample,
+            }
+        )
         for name, rows in samples.items():
             rate = unchanged_rate(
                 self._engine,

@@ -23,9 +23,9 @@ from aligner.simworld.world import World
 from aligner.warmup import warmup_rows
 from aligner_jobs.config.train import TrainConfig
 from aligner_jobs.train.batches import collate, epoch_batches
-from aligner_jobs.train.material import Material
+from aligner_jobs.train.material import Material, load, survey
 from aligner_jobs.train.model import build_model
-from aligner_jobs.train.objectives import correction_loss_sum
+from aligner_jobs.train.objectives import CrossEntropy
 from aligner_jobs.train.schedule import learning_rate
 
 WriteDataset = Callable[..., str]
@@ -91,7 +91,9 @@ class WatchedRun(MemoryRun):
 
     on_metrics: Callable[[Mapping[str, float], int], None] = lambda metrics, step: None
 
-    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+    def log_metrics(
+        self, metrics: Mapping[str, float], *, step: int = 0, at_ms: int | None = None
+    ) -> None:
         MemoryRun.log_metrics(self, metrics, step=step)
         self.on_metrics(metrics, step)
 
@@ -118,6 +120,18 @@ def tracker() -> WatchedTracker:
     return WatchedTracker()
 
 
+def prepare(config: TrainConfig) -> Material:
+    """What the driver makes of the dataset, without Ray."""
+    dataset = artefacts.read_manifest(config.dataset, kind="dataset")
+    return load(config, dataset, survey(config, dataset))
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Callable[[TrainConfig], Material]:
+    """Reads a config's dataset without Ray."""
+    return prepare
+
+
 def plain_loop(config: TrainConfig, material: Material) -> tuple[dict[str, list[float]], nn.Module]:
     """The same training in a few lines of PyTorch: losses per phase and step, and the model."""
     # More threads than free cores would spend their time waiting for one another.
@@ -134,7 +148,7 @@ def plain_loop(config: TrainConfig, material: Material) -> tuple[dict[str, list[
         losses[phase] = []
         for epoch in range(config.phase(phase).epochs):
             for rows in epoch_batches(
-                corpus.lengths,
+                len(corpus),
                 global_batch_size=config.global_batch_size,
                 seed=config.seed,
                 epoch=epoch,
@@ -145,8 +159,8 @@ def plain_loop(config: TrainConfig, material: Material) -> tuple[dict[str, list[
                     peak=config.phase(phase).learning_rate,
                     lr_warmup_ratio=config.phase(phase).lr_warmup_ratio,
                 )
-                batch = collate(corpus, rows)
-                loss = correction_loss_sum(model, batch, device=torch.device("cpu"))
+                batch = collate(corpus, rows, packed=False)
+                loss = CrossEntropy().total(model, batch, device=torch.device("cpu"))
                 loss = loss / corpus.target_tokens(rows)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -20,10 +20,10 @@ from aligner.config import load
 from aligner.errors import DataError
 from aligner.records import Triple
 from aligner.splits import split_of
+from aligner_jobs.config.measuring import Heldout
 from aligner_jobs.config.model import ScratchModel
-from aligner_jobs.config.train import Checkpoints, Heldout, Phase, TrainConfig, Zero
+from aligner_jobs.config.train import Checkpoints, Phase, TrainConfig, Zero
 from aligner_jobs.train import driver
-from aligner_jobs.train.material import prepare
 
 SHIPPED = Path(__file__).parents[3] / "jobs" / "configs" / "train"
 CAI = Path(__file__).parents[4] / "shared" / "data" / "cai_revisions.jsonl.gz"
@@ -75,7 +75,11 @@ def _command_of(process: psutil.Process) -> str:
 @pytest.mark.e2e
 @pytest.mark.timeout(480)
 def test_a_killed_worker_costs_nothing_but_time(
-    small_dataset: str, tmp_path: Path, tracker: Any, plain: Callable[..., Any]
+    small_dataset: str,
+    tmp_path: Path,
+    tracker: Any,
+    plain: Callable[..., Any],
+    prepared: Callable[..., Any],
 ) -> None:
     """One run holds it all: the plain loop's losses, a kill, the resumed rest, the export."""
     settings = config(small_dataset, tmp_path / "out")
@@ -91,8 +95,7 @@ def test_a_killed_worker_costs_nothing_but_time(
 
     assert kills
     assert [phase for phase, _ in result.resumed_at] == ["correction"]
-    material = prepare(settings, artefacts.read_manifest(small_dataset, kind="dataset"))
-    losses, model = plain(settings, material)
+    losses, model = plain(settings, prepared(settings))
     for phase, expected in losses.items():
         logged = tracker.only.metrics[f"{phase}/loss"]
         assert sorted(logged) == list(range(1, len(expected) + 1))
@@ -143,7 +146,11 @@ def check_lineage(result: driver.TrainResult, tracker: Any, dataset: str) -> Non
 @pytest.mark.e2e
 @pytest.mark.timeout(480)
 def test_zero_3_learns_real_revisions_and_resumes_by_the_same_command(
-    revisions: str, tmp_path: Path, tracker: Any, plain: Callable[..., Any]
+    revisions: str,
+    tmp_path: Path,
+    tracker: Any,
+    plain: Callable[..., Any],
+    prepared: Callable[..., Any],
 ) -> None:
     overrides = [f"dataset={revisions}", f"out={tmp_path / 'out'}", "correction.epochs=1"]
     often = ["log_every_steps=1", "checkpoints.every_steps=4"]
@@ -163,8 +170,7 @@ def test_zero_3_learns_real_revisions_and_resumes_by_the_same_command(
     assert [phase for phase, _ in result.resumed_at] == ["correction"]
     assert tracker.opened == [None, "run-1"]
     assert result.metrics["heldout_loss"] < 0.95 * result.metrics["heldout_loss_before"]
-    material = prepare(settings, artefacts.read_manifest(revisions, kind="dataset"))
-    losses, model = plain(settings, material)
+    losses, model = plain(settings, prepared(settings))
     last = tracker.only.metrics["correction/loss"][len(losses["correction"])]
     assert last == pytest.approx(losses["correction"][-1], abs=2e-3)
     check_export(result, model)

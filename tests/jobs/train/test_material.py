@@ -11,7 +11,7 @@ from aligner.prompt import PLAIN, B, PromptTemplate
 from aligner.records import Triple
 from aligner_jobs.config.model import Model, PretrainedModel, ScratchModel
 from aligner_jobs.config.train import TrainConfig
-from aligner_jobs.train.material import Material, prepare
+from aligner_jobs.train.material import Material, load, survey
 from aligner_jobs.train.tokenizer import train_tokenizer
 
 WriteDataset = Callable[..., str]
@@ -21,7 +21,8 @@ ROW = Triple("What is it?", "It is a thing, you fool.", "It is a thing.")
 
 def made(dataset: str, model: Model = SCRATCH, *, max_length_tokens: int = 512) -> Material:
     config = TrainConfig(dataset=dataset, out="o", model=model, max_length_tokens=max_length_tokens)
-    return prepare(config, artefacts.read_manifest(dataset, kind="dataset"))
+    manifest = artefacts.read_manifest(dataset, kind="dataset")
+    return load(config, manifest, survey(config, manifest))
 
 
 def checkpoint_folder(folder: Path, *, template: PromptTemplate | None = PLAIN) -> PretrainedModel:

@@ -3,14 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from corpora import corpus_of
 
 from aligner.errors import DataError
 from aligner.tokens import Example
 from aligner_jobs.config.model import Model, PretrainedModel, ScratchModel
 from aligner_jobs.config.train import TrainConfig
-from aligner_jobs.train.batches import Corpus, collate
+from aligner_jobs.train.batches import collate
 from aligner_jobs.train.model import build_model, local_folder
-from aligner_jobs.train.objectives import correction_loss_sum
+from aligner_jobs.train.objectives import CrossEntropy
 
 TINY = ScratchModel(
     kind="scratch", hidden_size=64, layers=2, heads=2, intermediate_size=96, vocab_size=300
@@ -68,12 +69,13 @@ def test_a_checkpoint_that_is_nowhere_is_named(path: str, sentence: str) -> None
 
 
 def test_recomputing_activations_changes_no_gradient() -> None:
-    corpus = Corpus.of([Example([1, 5, 6], [7, 8, 2]), Example([1, 9], [10, 2])])
+    corpus = corpus_of([[Example([1, 5, 6], [7, 8, 2])], [Example([1, 9], [10, 2])]])
     gradients = []
     for checkpointing in (False, True):
         model = built(gradient_checkpointing=checkpointing)
         model.train()
-        loss = correction_loss_sum(model, collate(corpus, np.arange(2)), device=CPU)
+        batch = collate(corpus, np.arange(2), packed=True)
+        loss = CrossEntropy().total(model, batch, device=CPU)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients.append([parameter.grad for parameter in model.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
