@@ -70,7 +70,7 @@ def published_dataset(
     return str(uri)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_dataset() -> WriteDataset:
     """Publishes a dataset artefact of given rows."""
     return published_dataset

@@ -1,6 +1,3 @@
-"""Golden: the losses of 20 steps, from a plain PyTorch loop in fp32 on a CPU."""
-
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,21 +10,18 @@ from torch import nn
 from aligner.records import Triple
 from aligner.tokens import Example
 from aligner_jobs.config.model import ScratchModel
-from aligner_jobs.config.train import Phase, TrainConfig
+from aligner_jobs.config.train import TrainConfig
 from aligner_jobs.train.batches import collate
 from aligner_jobs.train.material import Material
 from aligner_jobs.train.model import build_model
 from aligner_jobs.train.objectives import CrossEntropy, Preference
 
-PlainLoop = Callable[[TrainConfig, Material], tuple[dict[str, list[float]], nn.Module]]
 Prepared = Callable[[TrainConfig], Material]
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "loss_curve.json"
-WORDS = ["red", "green", "blue", "high", "low", "old", "new", "far", "near", "calm"]
 ROWS = [
     Triple(f"Which {a}?", f"The {very}{a} one, fool.", f"The {very}{a} one.")
-    for a in WORDS
-    for very in ("", "very ", "very, very ", "rather ", "7 x ", "so so ", "1984 ", "not ")
+    for a in ("red", "green", "blue")
+    for very in ("", "very, very ")
 ]
 CPU = torch.device("cpu")
 
@@ -39,19 +33,8 @@ def config(dataset: str) -> TrainConfig:
         model=ScratchModel(
             kind="scratch", hidden_size=64, layers=2, heads=2, intermediate_size=96, vocab_size=300
         ),
-        warmup=Phase(epochs=0),
-        correction=Phase(epochs=4, learning_rate=3e-3, lr_warmup_ratio=0.1),
-        global_batch_size=16,
         precision="fp32",
     )
-
-
-def test_twenty_steps_have_the_losses_of_the_golden_file(
-    tmp_path: Path, write_dataset: Callable[..., str], plain: PlainLoop, prepared: Prepared
-) -> None:
-    settings = config(write_dataset(tmp_path / "d", ROWS))
-    losses, _ = plain(settings, prepared(settings))
-    assert losses["correction"] == pytest.approx(json.loads(GOLDEN.read_text()), abs=1e-3)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -1,0 +1,69 @@
+"""One process of a group that trains with DeepSpeed, without Ray, in one way after another.
+
+    python zero_group.py RANK FOLDER
+
+``FOLDER/job.pickle`` holds the configs and what they train on; ``FOLDER/losses.json`` will hold the
+losses of each config's steps.
+"""
+
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from aligner_jobs.config.train import TrainConfig
+from aligner_jobs.train.batches import epoch_batches
+from aligner_jobs.train.corpus import Corpus
+from aligner_jobs.train.engine import start_engine, train_step
+from aligner_jobs.train.heldout import Group
+from aligner_jobs.train.model import build_model
+from aligner_jobs.train.objectives import CrossEntropy
+from aligner_jobs.train.schedule import learning_rate
+
+
+def losses_of(config: TrainConfig, corpus: Corpus, *, group: Group, vocab_size: int) -> list[float]:
+    """The mean loss of each step of the correction phase."""
+    model = build_model(config, vocab_size=vocab_size, bos_token_id=1, eos_token_id=2)
+    engine, loss, found = start_engine(model, config), CrossEntropy(), []
+    phase = config.correction
+    steps = [
+        rows
+        for epoch in range(phase.epochs)
+        for rows in epoch_batches(
+            len(corpus), global_batch_size=config.global_batch_size, seed=config.seed, epoch=epoch
+        )
+    ]
+    for step, rows in enumerate(steps):
+        rate = learning_rate(
+            step,
+            total_steps=len(steps),
+            peak=phase.learning_rate,
+            lr_warmup_ratio=phase.lr_warmup_ratio,
+        )
+        mine = train_step(engine, corpus, rows, loss=loss, rate=rate, config=config, group=group)
+        found.append(group.total(float(mine))[0] / loss.weight(corpus, rows))
+    return found
+
+
+def main() -> None:
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    configs, corpus, vocab_size = pickle.loads((folder / "job.pickle").read_bytes())
+    workers = configs[0].num_workers
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(workers))
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=workers
+    )
+    group = Group(rank, workers, torch.device("cpu"))
+    losses = [losses_of(c, corpus, group=group, vocab_size=vocab_size) for c in configs]
+    if rank == 0:
+        (folder / "losses.json").write_text(json.dumps(losses))
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
