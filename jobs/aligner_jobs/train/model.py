@@ -12,8 +12,8 @@ from aligner.errors import ConfigError, DataError
 from aligner_jobs import hub
 from aligner_jobs.config.model import PretrainedModel, ScratchModel
 from aligner_jobs.config.train import TrainConfig
-from aligner_jobs.train.lora import add_lora
 from aligner_jobs.train.attention import use_packed_attention
+from aligner_jobs.train.lora import add_lora
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -1,0 +1,62 @@
+"""LoRA, through peft: additions of low rank that are trained in the model's stead."""
+
+from typing import Any, Final
+
+import torch
+
+from aligner.errors import ConfigError
+from aligner_jobs.config.adapter import Lora
+
+_NAME: Final = "default"
+_BASE: Final = ".base_layer."
+_ADDED: Final = ".lora_"
+
+
+def add_lora(model: Any, spec: Lora) -> None:
+    """Freeze ``model`` and add ``spec`` to its linear layers, in place; it begins as a zero.
+
+    Raises:
+        ConfigError: The model has no layer of a name that ``spec`` targets.
+    """
+    # In the function: most runs train all weights and need not wait for it.
+    from peft import LoraConfig, inject_adapter_in_model
+
+    settings = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=list(spec.targets) or "all-linear",
+    )
+    try:
+        inject_adapter_in_model(settings, model, adapter_name=_NAME)
+    except ValueError:
+        raise ConfigError(
+            f"adapter.targets: the model has no layers {', '.join(spec.targets)}; "
+            "name some that it has (q_proj, say), or none for all."
+        ) from None
+
+
+def is_addition(name: str) -> bool:
+    """Whether the weight of that name is none of the model's own."""
+    return _ADDED in name
+
+
+def own_name(name: str) -> str:
+    """A weight's name in the model without additions."""
+    return name.replace(_BASE, ".")
+
+
+def addition_to(module: Any, name: str) -> Any | None:
+    """The layer whose addition belongs to the weight ``name`` of ``module``, if there is one."""
+    layer, base, weight = name.rpartition(_BASE)
+    return module.get_submodule(layer) if base and weight == "weight" else None
+
+
+def parts(layer: Any) -> list[torch.nn.Parameter]:
+    """The two factors of an addition."""
+    return [layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight]
+
+
+def merged(weight: torch.Tensor, layer: Any) -> torch.Tensor:
+    """``weight`` with the addition of ``layer``, summed in fp32."""
+    return (weight.float() + layer.get_delta_weight(_NAME).float()).to(weight.dtype)
