@@ -1,6 +1,7 @@
 """``aligner train``: a dataset to an exported, registered Aligner."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,18 +12,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from aligner import artefacts
 from aligner.errors import DataError
-from aligner.exports import FINGERPRINT_TAG, HASH_TAG
+from aligner.lasting_run import Tell
 from aligner.manifest import Manifest
-from aligner.tracking import ModelVersion, Run, Tracker
+from aligner.tracking import ModelVersion, Tracker
 from aligner_jobs import runtime
 from aligner_jobs.config.model import PretrainedModel
 from aligner_jobs.config.train import PhaseName, TrainConfig
-from aligner_jobs.terminal import quiet_ray_data
+from aligner_jobs.train import recording
 from aligner_jobs.train.encoding import through_ray_data
 from aligner_jobs.train.group import run_group
 from aligner_jobs.train.material import PHASES, Material, load, survey
 from aligner_jobs.train.progress import News
-from aligner_jobs.train.run_state import RunState, read_state, write_state
+from aligner_jobs.train.run_state import read_state, write_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,59 +50,103 @@ def run(config: TrainConfig, *, tracker: Tracker | None = None) -> TrainResult:
             at ``out``.
         ContractMismatch: Dataset, model and code disagree on the correction prompt.
         TrainingError: Training cannot go on.
+        TrackingError: The tracking server does not answer in time, at the start or at the end.
     """
-    console = Console()
+    console, errors = Console(), Console(stderr=True)
     config = _absolute(config)
     dataset = artefacts.read_manifest(config.dataset, kind="dataset")
-    if (finished := _finished(config, dataset)) is not None:
+    standing = _standing(config, dataset)
+    if standing is not None and (finished := _finished(config, standing)) is not None:
         console.print(f"{config.export_uri}: trained already with these settings; nothing to do.")
         return finished
     began_s = time.monotonic()
     found = survey(config, dataset)
-    tracker = tracker if tracker is not None else _tracker(config)
-    quiet_ray_data()
-    with runtime.ray_session():
-        material = load(config, dataset, found, spread=through_ray_data)
-        result = _train(config, dataset, material, tracker, began_s=began_s)
+    if tracker is None:
+        tracker = recording.connected(config, lambda: _tracker(config), tell=_tell(errors))
+    if standing is not None:
+        result = _recorded_later(config, dataset, standing, tracker, errors=errors)
+    else:
+        with runtime.ray_session():
+            material = load(config, dataset, found, spread=through_ray_data)
+            result = _trained(config, dataset, material, tracker, errors=errors, began_s=began_s)
     _summarise(console, config, result.metrics, result.version)
     return result
 
 
-def _train(
-    config: TrainConfig, dataset: Manifest, material: Material, tracker: Tracker, *, began_s: float
+def _trained(
+    config: TrainConfig,
+    dataset: Manifest,
+    material: Material,
+    tracker: Tracker,
+    *,
+    errors: Console,
+    began_s: float,
 ) -> TrainResult:
     """Train, register and record, inside a Ray session."""
-    state = _previous_state(config, material)
-    with tracker.run(material.run_name, run_id=state.run_id if state else None) as record:
-        write_state(config.out, _begun(config, material, record))
+    name, tell = material.run_name, _tell(errors)
+    state = recording.previous_state(config, name)
+    with recording.recorded(config, tracker, name, state=state, tell=tell) as record:
         if state is None:
-            _describe(record, config, material, dataset)
+            recording.describe(record, config, material, dataset)
         resumed = []
-        with _show(config, material) as show:
+        recorder = recording.Recorder(record)
+        with _show(config, material, errors) as show:
 
             def on_news(news: News) -> None:
                 show(news)
                 if news.resumed:
                     resumed.append((news.phase, news.step))
-                values = {f"{news.phase}/{name}": value for name, value in news.metrics.items()}
-                record.log_metrics(values, step=news.step)
+                recorder.hear(news)
 
             outcome = run_group(config, material, on_news=on_news)
         metrics = {**outcome.metrics, "train_seconds": time.monotonic() - began_s}
-        # Those of a phase, with a slash in their names, were logged at their steps.
-        record.log_metrics({name: value for name, value in metrics.items() if "/" not in name})
         manifest = artefacts.read_manifest(config.export_uri, kind="export")
-        version = _register(config, tracker, record, manifest, dataset)
-        write_state(config.out, _ended(config, material, record, manifest, version))
-        run_id = record.run_id
+        version = recording.conclude(
+            record,
+            tracker,
+            config,
+            dataset,
+            manifest=manifest,
+            metrics=metrics,
+            samples=recorder.samples,
+            tell=tell,
+        )
+        begun = recording.begun(config, name, record)
+    write_state(config.out, recording.ended(begun, manifest, version))
     return TrainResult(
         export_uri=config.export_uri,
         manifest=manifest,
-        run_id=run_id,
+        run_id=begun.run_id,
         version=version,
         metrics=metrics,
         resumed_at=tuple(resumed),
     )
+
+
+def _recorded_later(
+    config: TrainConfig, dataset: Manifest, export: Manifest, tracker: Tracker, *, errors: Console
+) -> TrainResult:
+    """Record an export whose training ended when the tracking server was away."""
+    tell = _tell(errors)
+    state = recording.previous_state(config, export.name)
+    metrics: Mapping[str, float] = export.facts["metrics"]
+    with recording.recorded(config, tracker, export.name, state=state, tell=tell) as record:
+        version = recording.conclude(
+            record, tracker, config, dataset, manifest=export, metrics=metrics, tell=tell
+        )
+        begun = recording.begun(config, export.name, record)
+    write_state(config.out, recording.ended(begun, export, version))
+    return TrainResult(
+        export_uri=config.export_uri,
+        manifest=export,
+        run_id=begun.run_id,
+        version=version,
+        metrics=metrics,
+    )
+
+
+def _tell(errors: Console) -> Tell:
+    return functools.partial(errors.print, markup=False, highlight=False)
 
 
 def _absolute(config: TrainConfig) -> TrainConfig:
@@ -120,8 +165,8 @@ def _absolute_uri(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).absolute())
 
 
-def _finished(config: TrainConfig, dataset: Manifest) -> TrainResult | None:
-    """The result of an earlier start of this very run.
+def _standing(config: TrainConfig, dataset: Manifest) -> Manifest | None:
+    """This very run's export, where an earlier start has left one.
 
     Raises:
         DataError: An export of another run, or something else, stands in the way.
@@ -134,15 +179,20 @@ def _finished(config: TrainConfig, dataset: Manifest) -> TrainResult | None:
             f"{config.export_uri}: was trained with other settings or on another dataset; "
             "choose another out or remove it."
         )
+    return manifest
+
+
+def _finished(config: TrainConfig, export: Manifest) -> TrainResult | None:
+    """The result of an earlier start of which nothing is left to do."""
     state = read_state(config.out)
-    if state is None or state.export_hash != manifest.content_hash:
+    if state is None or state.export_hash != export.content_hash:
         return None
     return TrainResult(
         export_uri=config.export_uri,
-        manifest=manifest,
+        manifest=export,
         run_id=state.run_id,
         version=None,
-        metrics=manifest.facts["metrics"],
+        metrics=export.facts["metrics"],
         reused=True,
     )
 
@@ -153,73 +203,11 @@ def _tracker(config: TrainConfig) -> Tracker:
     return MlflowTracker(config.tracking)
 
 
-def _previous_state(config: TrainConfig, material: Material) -> RunState | None:
-    """What an interrupted start of this very run left, if it was recorded in the same place."""
-    state = read_state(config.out)
-    if state is None or state.run_name != material.run_name:
-        return None
-    return state if state.tracking_uri == config.tracking.uri else None
-
-
-def _begun(config: TrainConfig, material: Material, record: Run) -> RunState:
-    return RunState(
-        run_name=material.run_name, run_id=record.run_id, tracking_uri=config.tracking.uri
-    )
-
-
-def _ended(
-    config: TrainConfig,
-    material: Material,
-    record: Run,
-    manifest: Manifest,
-    version: ModelVersion | None,
-) -> RunState:
-    return _begun(config, material, record).model_copy(
-        update={
-            "export_hash": manifest.content_hash,
-            "model_name": version.name if version else None,
-            "model_version": version.version if version else None,
-        }
-    )
-
-
-def _describe(record: Run, config: TrainConfig, material: Material, dataset: Manifest) -> None:
-    record.log_params(config.model_dump(mode="json"))
-    record.set_tags(
-        {
-            "job": "train",
-            FINGERPRINT_TAG: dataset.prompt_fingerprint,
-            "dataset_hash": dataset.content_hash,
-        }
-    )
-    record.log_dataset(dataset, config.dataset, context="training")
-    rows = {f"rows_{split}": float(f.rows_out) for split, f in material.funnels.items()}
-    aside = {f"rows_set_aside_{split}": float(sum(f.dropped.values()))
-             for split, f in material.funnels.items()}  # fmt: skip
-    record.log_metrics(rows | aside)
-
-
-def _register(
-    config: TrainConfig, tracker: Tracker, record: Run, manifest: Manifest, dataset: Manifest
-) -> ModelVersion | None:
-    if config.register_as is None:
-        return None
-    return tracker.register(
-        config.register_as,
-        source=config.export_uri,
-        run_id=record.run_id,
-        tags={
-            FINGERPRINT_TAG: manifest.prompt_fingerprint,
-            HASH_TAG: manifest.content_hash,
-            "dataset_hash": dataset.content_hash,
-            "dataset_uri": config.dataset,
-        },
-    )
-
-
 @contextlib.contextmanager
-def _show(config: TrainConfig, material: Material) -> Iterator[Callable[[News], None]]:
-    """A progress bar over the steps of both phases, on stderr."""
+def _show(
+    config: TrainConfig, material: Material, errors: Console
+) -> Iterator[Callable[[News], None]]:
+    """A progress bar over the steps of both phases."""
     steps = {phase: material.total_steps(phase, config) for phase in PHASES}
     columns = (
         TextColumn("{task.description}"),
@@ -229,10 +217,13 @@ def _show(config: TrainConfig, material: Material) -> Iterator[Callable[[News], 
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=errors) as progress:
         task = progress.add_task("starting workers", total=sum(steps.values()), note="")
 
         def show(news: News) -> None:
+            if news.evaluated:
+                # It tells of a step that training has left behind.
+                return
             before = steps["warmup"] if news.phase == "correction" else 0
             if news.resumed:
                 progress.print(f"resumed at step {news.step} of the {news.phase} phase")
@@ -257,7 +248,5 @@ def _summarise(
         if name in metrics:
             console.print(f"{name.replace('_', ' ')} {metrics[name]:.1%}")
     registered = f", registered as {version.uri}" if version else ""
-    console.print(
-        f"{config.export_uri}: exported{registered}; {metrics['train_seconds']:.0f} s",
-        soft_wrap=True,
-    )
+    seconds = f"; {metrics['train_seconds']:.0f} s" if "train_seconds" in metrics else ""
+    console.print(f"{config.export_uri}: exported{registered}{seconds}", soft_wrap=True)

@@ -1,6 +1,5 @@
 """One evaluation of a model in training: held-out loss, sampled corrections, and what it cost."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,20 +33,22 @@ def evaluate(
     material: Material,
     *,
     rows: int,
-    loss: Loss,
+    loss: Loss | None,
     tokenizer: HfTokenizer,
     config: TrainConfig,
     group: Group,
 ) -> Evaluated:
-    """Measure the held-out loss, and correct at most ``rows`` held-out and as many perfect answers.
+    """Measure the held-out ``loss``, where one is given, and correct at most ``rows`` held-out rows
+    and as many perfect answers.
 
     All workers of ``group`` must call it, and all get the same. Upstreams are not asked to correct.
     """
-    if not len(material.heldout):
-        return Evaluated()
     began_s = time.monotonic()
-    found = heldout_loss(engine, material.heldout, loss=loss, config=config, group=group)
-    metrics = {} if math.isnan(found) else {HELDOUT_LOSS: found}
+    metrics: dict[str, float] = {}
+    if loss is not None and len(material.heldout):
+        metrics[HELDOUT_LOSS] = heldout_loss(
+            engine, material.heldout, loss=loss, config=config, group=group
+        )
     table: Sequence[Mapping[str, str | float]] = ()
     if rows and isinstance(config.objective, CorrectionObjective):
         sampled = sample_corrections(
@@ -61,4 +62,6 @@ def evaluate(
         )
         metrics |= sampled.metrics
         table = sampled.table(config.heldout.sample_rows)
-    return Evaluated({**metrics, "evaluation_s": time.monotonic() - began_s}, table)
+    if metrics:
+        metrics["evaluation_s"] = time.monotonic() - began_s
+    return Evaluated(metrics, table)

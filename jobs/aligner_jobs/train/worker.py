@@ -1,8 +1,8 @@
 """One training worker: the loop that Ray Train starts in each process of the group."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
@@ -11,21 +11,24 @@ from ray import train as ray_train
 
 from aligner.adapters.hf_tokenizer import open_files
 from aligner.errors import AlignerError, TrainingError
-from aligner_jobs.config.objective import CorrectionObjective
 from aligner_jobs.config.train import PhaseName, TrainConfig
-from aligner_jobs.train import checkpoint, export
+from aligner_jobs.train import export
 from aligner_jobs.train.batches import epoch_batches
+from aligner_jobs.train.checkpoints import SCORE, Checkpoints, Position, Saved
 from aligner_jobs.train.corpus import IntArray
 from aligner_jobs.train.engine import Meter, start_engine, train_step
-from aligner_jobs.train.heldout import Group, heldout_loss, unchanged_rate
+from aligner_jobs.train.evaluation import HELDOUT, HELDOUT_LOSS, Evaluated, evaluate
+from aligner_jobs.train.guard import Best, LossGuard, require_number
+from aligner_jobs.train.heldout import Group
 from aligner_jobs.train.material import PHASES, Material
 from aligner_jobs.train.model import build_model
+from aligner_jobs.train.notice import Notice, Wish
 from aligner_jobs.train.objectives import Loss
-from aligner_jobs.train.progress import News
+from aligner_jobs.train.progress import News, Place
 from aligner_jobs.train.reference import loss_over
+from aligner_jobs.train.rows_seen import RowsSeen
 from aligner_jobs.train.schedule import learning_rate
-
-_HELDOUT = "heldout"
+from aligner_jobs.train.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,12 @@ class Outcome:
     export_hash: str = ""
     failure: AlignerError | None = None
     """Raised by all workers alike: starting them again would end the same way."""
+    stopped: bool = False
+    """Whether the driver asked for an end; a checkpoint was written then."""
+
+
+class Stopped(Exception):
+    """The driver has asked for an end, and all is saved."""
 
 
 def train_loop(job: dict[str, Any]) -> Outcome:
@@ -51,15 +60,8 @@ def train_loop(job: dict[str, Any]) -> Outcome:
         return Loop(config, material, board=job["board"]).run()
     except TrainingError as exc:
         return Outcome(failure=exc)
-
-
-def require_number(loss: float, phase: PhaseName, step: int, *, config: TrainConfig) -> None:
-    """Raise :class:`TrainingError` where ``loss`` is no number: nothing good can follow."""
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"{phase} phase, step {step}: the loss is {loss}; lower {phase}.learning_rate "
-            f"(now {config.phase(phase).learning_rate:g}) and start again."
-        )
+    except Stopped:
+        return Outcome(stopped=True)
 
 
 class Loop:
@@ -80,41 +82,53 @@ class Loop:
         self._engine = start_engine(model, config)
         self._group = Group(context.get_world_rank(), context.get_world_size(), self._engine.device)
         self._meter = Meter(self._group)
+        self._checkpoints = Checkpoints(
+            self._engine, group=self._group, storage=Storage.of_this_run()
+        )
+        self._notice = Notice(board, group=self._group)
+        self._rows = RowsSeen(self._group)
         self._losses: dict[str, Loss] = {}
         self._metrics: dict[str, float] = {}
+        self._best = Best()
+        self._place: Place = (PHASES[0], 0)
 
     def run(self) -> Outcome:
         """Train from the start or the last checkpoint to the export."""
         position = self._start()
         for phase in PHASES[PHASES.index(position.phase) :]:
             if position.phase != phase:
-                position = checkpoint.Position(phase)
+                position = Position(phase)
             self._run_phase(phase, position)
         return self._finish()
 
-    def _start(self) -> checkpoint.Position:
-        found = ray_train.get_checkpoint()
-        self._choose_losses(begun=found is not None)
-        if found is None:
+    def _start(self) -> Position:
+        saved = self._checkpoints.restore()
+        self._choose_losses(begun=saved is not None)
+        if saved is None:
             first = next(p for p in PHASES if self._material.total_steps(p, self._config))
-            self._measure_heldout(first, 0)
-            return checkpoint.Position(first)
-        position, self._metrics = checkpoint.restore(self._engine, found, group=self._group)
+            self._place = (first, 0)
+            self._measure(rows=0)
+            return Position(first)
+        position, self._metrics = saved.position, dict(saved.metrics)
+        self._rows = RowsSeen(self._group, saved.rows)
+        self._best = Best.of(self._metrics)
+        self._place = (position.phase, position.step)
         self._post(News(position.phase, position.step, resumed=True))
         return position
 
     def _choose_losses(self, *, begun: bool) -> None:
-        for name, corpus in {**self._material.phases, _HELDOUT: self._material.heldout}.items():
+        for name, corpus in {**self._material.phases, HELDOUT: self._material.heldout}.items():
             self._losses[name] = loss_over(
                 self._engine, corpus, name, begun=begun, config=self._config, group=self._group
             )
 
-    def _run_phase(self, phase: PhaseName, position: checkpoint.Position) -> None:
+    def _run_phase(self, phase: PhaseName, position: Position) -> None:
         """Train the rest of one phase; the place after it is where the next one begins."""
-        epochs = self._config.phase(phase).epochs
+        self._guard = LossGuard(phase, self._config)
+        epochs, rows = self._config.phase(phase).epochs, len(self._material.phases[phase])
         for epoch in range(position.epoch, epochs):
             batches = epoch_batches(
-                len(self._material.phases[phase]),
+                rows,
                 global_batch_size=self._config.global_batch_size,
                 seed=self._config.seed,
                 epoch=epoch,
@@ -122,12 +136,13 @@ class Loop:
             done = position.batch if epoch == position.epoch else 0
             for at in range(done, len(batches)):
                 step = epoch * len(batches) + at
-                self._train_step(phase, step, batches[at])
-                self._after_step(
-                    checkpoint.Position(phase, epoch=epoch, batch=at + 1, step=step + 1)
-                )
+                self._train_step(phase, epoch, step, batches[at])
+                if at + 1 == len(batches):
+                    self._rows.require_each_once(phase, epoch, rows=rows)
+                if self._after_step(Position(phase, epoch=epoch, batch=at + 1, step=step + 1)):
+                    return
 
-    def _train_step(self, phase: PhaseName, step: int, rows: IntArray) -> None:
+    def _train_step(self, phase: PhaseName, epoch: int, step: int, rows: IntArray) -> None:
         """One optimiser step on one global batch."""
         corpus, settings = self._material.phases[phase], self._config.phase(phase)
         rate = learning_rate(
@@ -147,82 +162,95 @@ class Loop:
                     rate=rate,
                     config=self._config,
                     group=self._group,
+                    heard=partial(self._rows.add, phase, epoch),
                 )
             )
 
-    def _after_step(self, position: checkpoint.Position) -> None:
-        """Log, measure and save where it is time to."""
+    def _after_step(self, position: Position) -> bool:
+        """Log, measure and save where it is time to; whether the phase is over."""
         config = self._config
-        phase, step = position.phase, position.step
+        phase, step = self._place = position.phase, position.step
         last = step == self._material.total_steps(phase, config)
-        saving = last or step % config.checkpoints.every_steps == 0
+        wish = self._notice.read()
+        saving = last or wish != Wish.NOTHING or step % config.checkpoints.every_steps == 0
         # Also before each checkpoint, so that none ever holds weights that are not numbers.
         if saving or step % config.log_every_steps == 0:
-            self._log(phase, step)
-        if last or step % config.heldout.every_steps == 0:
-            self._measure_heldout(phase, step)
-        if saving:
-            follower = checkpoint.Position("correction") if phase == "warmup" and last else position
-            checkpoint.save(self._engine, follower, metrics=self._metrics, group=self._group)
+            self._log()
+        measuring = last or step % config.heldout.every_steps == 0
+        if measuring:
+            # At the very end more rows are corrected, when the weights are final.
+            ending = last and phase == PHASES[-1]
+            self._measure(rows=0 if ending else config.heldout.sample_rows)
+        stopping = phase == "correction" and self._best.is_over(config.early_stop)
+        if stopping:
+            position = Position(phase, epoch=config.phase(phase).epochs, step=step)
+        if saving or stopping:
+            follower = Position("correction") if phase == "warmup" and last else position
+            self._checkpoints.save(
+                Saved(follower, self._metrics, self._rows.read()),
+                score=self._metrics.get(SCORE) if measuring else None,
+            )
+        if wish == Wish.STOP:
+            raise Stopped
+        return last or stopping
 
-    def _log(self, phase: PhaseName, step: int) -> None:
-        metrics = self._meter.read()
-        require_number(metrics["loss"], phase, step, config=self._config)
-        self._metrics |= {f"{phase}/{name}": value for name, value in metrics.items()}
-        self._post(News(phase, step, metrics))
+    def _log(self) -> None:
+        metrics, (phase, step) = self._meter.read(), self._place
+        if (norm := self._engine.get_global_grad_norm()) is not None:
+            metrics["grad_norm"] = float(norm)
+            what = "gradient norm"
+            require_number(metrics["grad_norm"], phase, step, config=self._config, what=what)
+        self._guard.hear(metrics["loss"], step)
+        self._keep(Evaluated(metrics))
 
-    def _measure_heldout(self, phase: PhaseName, step: int) -> None:
-        if not len(self._material.heldout):
-            return
-        loss = heldout_loss(
+    def _measure(self, *, rows: int, loss_too: bool = True) -> None:
+        """Evaluate, and correct up to ``rows`` held-out rows of each kind."""
+        found = evaluate(
             self._engine,
-            self._material.heldout,
-            loss=self._losses[_HELDOUT],
+            self._material,
+            rows=rows,
+            loss=self._losses[HELDOUT] if loss_too else None,
+            tokenizer=self._tokenizer,
             config=self._config,
             group=self._group,
         )
+        self._keep(found)
+        self._metrics |= found.metrics
+        phase, step = self._place
+        if (loss := found.metrics.get(HELDOUT_LOSS)) is None:
+            return
         if step == 0:
-            self._metrics["heldout_loss_before"] = loss
-        self._metrics["heldout_loss"] = self._metrics[f"{phase}/heldout_loss"] = loss
-        self._post(News(phase, step, {"heldout_loss": loss}))
+            self._metrics[f"{HELDOUT_LOSS}_before"] = loss
+        if phase == "correction":
+            self._best = self._best.after(loss, step, settings=self._config.early_stop)
+            self._metrics |= self._best.metrics
+
+    def _keep(self, found: Evaluated) -> None:
+        """Remember the last numbers, and tell the driver."""
+        phase, step = self._place
+        self._metrics |= {f"{phase}/{name}": value for name, value in found.metrics.items()}
+        self._post(News(phase, step, found.metrics, samples=found.samples))
 
     def _finish(self) -> Outcome:
-        """Copy and identity rate of an Aligner, then the export."""
-        aligner = isinstance(self._config.objective, CorrectionObjective)
-        samples = (
-            {}
-            if not aligner
-            else {
-                "copy_rate": self._material.copy_sample,
-                "identity_rate": self._material.identity_sample,
-            }
-        )
-        for name, rows in samples.items():
-            rate = unchanged_rate(
-                self._engine,
-                rows,
-                config=self._config,
-                template=self._material.template,
-                tokenizer=self._tokenizer,
-                group=self._group,
-            )
-            if not math.isnan(rate):
-                self._metrics[name] = rate
-        first = self._group.rank == 0
-        weights = export.gather_weights(self._engine, stage=self._config.zero.stage, keep=first)
-        if not first:
-            return Outcome()
+        """Correct more rows than on the way, then the export."""
+        self._measure(rows=self._config.heldout.generate_rows, loss_too=False)
         try:
             manifest = export.write_export(
                 self._engine,
-                weights,
                 config=self._config,
                 material=self._material,
                 tokenizer=self._tokenizer,
-                facts={"parameters": self._parameters, "metrics": self._metrics},
+                facts={
+                    "parameters": self._parameters,
+                    "metrics": self._metrics,
+                    "epochs": [one.fact for one in self._rows.read()],
+                },
+                group=self._group,
             )
         except AlignerError as exc:
             return Outcome(failure=exc)
+        if manifest is None:
+            return Outcome()
         return Outcome(metrics=self._metrics, export_hash=manifest.content_hash)
 
     def _post(self, news: News) -> None:
