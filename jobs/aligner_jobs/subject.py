@@ -58,7 +58,7 @@ def open_subject(config: EvaluateConfig, tracker: Tracker) -> Iterator[Subject]:
         version = tracker.version(config.model_name, config.model_version)
     uri = version.source if version is not None else str(config.export)
     manifest = artefacts.read_manifest(uri, kind="export")
-    template = manifest.require_fingerprint(where=version.uri if version else uri)
+    template = exports.require_aligner(manifest, where=version.uri if version else uri)
     if version is not None:
         exports.require_same(version, manifest)
     with tempfile.TemporaryDirectory(prefix="aligner-evaluate-") as cache:

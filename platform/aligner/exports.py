@@ -9,11 +9,28 @@ import pyarrow.fs as pafs
 from aligner import artefacts
 from aligner.errors import ContractMismatch, DataError
 from aligner.manifest import Manifest
+from aligner.prompt import PromptTemplate
 from aligner.tracking import ModelVersion
 
 FINGERPRINT_TAG: Final = "prompt_fingerprint"
 HASH_TAG: Final = "export_hash"
 """Tags that a model version is registered with."""
+
+
+def require_aligner(manifest: Manifest, *, where: str) -> PromptTemplate:
+    """The prompt of an export that corrects answers; training makes upstreams, too.
+
+    Raises:
+        ContractMismatch: It was trained to answer questions, or with a prompt that this code
+            renders otherwise.
+    """
+    objective = manifest.spec.get("objective") or {}
+    if (kind := objective.get("kind", "correction")) != "correction":
+        raise ContractMismatch(
+            f"{where}: was trained with objective.kind={kind} to answer questions, not to correct "
+            "answers; name an export that was trained with objective.kind=correction."
+        )
+    return manifest.require_fingerprint(where=where)
 
 
 def require_same(found: ModelVersion, manifest: Manifest) -> None:

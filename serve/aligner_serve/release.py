@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 from aligner import artefacts
 from aligner.config import StrictModel
 from aligner.errors import ConfigError, ContractMismatch, DataError
-from aligner.exports import FINGERPRINT_TAG, HASH_TAG
+from aligner.exports import FINGERPRINT_TAG, HASH_TAG, require_aligner
 from aligner.manifest import Manifest
 from aligner.tracking import ModelVersion, Tracker, TrackingConfig
 from aligner_serve.config import AlignerConfig, FromPath, FromRegistry
@@ -80,7 +80,7 @@ def resolve(
             uri, version = found.source, found.uri
             manifest = artefacts.read_manifest(uri, kind="export")
             _require_tags(found, manifest)
-    manifest.require_fingerprint(where=version)
+    require_aligner(manifest, where=version)
     return Release(
         version=version,
         uri=uri,

@@ -29,6 +29,14 @@ def version(uri: str, **tags: str) -> ModelVersion:
     return ModelVersion(name="m", version="3", source=uri, tags=tags)
 
 
+def test_only_exports_that_correct_answers_are_aligners(tmp_path: Path) -> None:
+    _, manifest = publish(tmp_path)
+    assert exports.require_aligner(manifest, where="here") == PLAIN
+    upstream = manifest.model_copy(update={"spec": {"objective": {"kind": "dpo"}}})
+    with pytest.raises(ContractMismatch, match="here: was trained with objective.kind=dpo"):
+        exports.require_aligner(upstream, where="here")
+
+
 def test_a_local_export_is_verified_and_used_where_it_stands(tmp_path: Path) -> None:
     uri, manifest = publish(tmp_path)
     assert exports.fetch(uri, manifest, into=tmp_path / "cache") == Path(uri)
