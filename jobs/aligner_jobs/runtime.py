@@ -22,6 +22,7 @@ __all__ = [
     "ray_session",
     "settle_ray",
     "sigterm_as_interrupt",
+    "sigterm_noticed",
     "worker_env",
 ]
 
@@ -84,6 +85,25 @@ def bound_ray_data() -> None:
     waiting = _WAITING_BYTES_PER_CPU * cluster.get("CPU", 1)
     limits = ExecutionResources.for_limits(object_store_memory=waiting)
     context.execution_options.resource_limits = limits
+
+
+@contextlib.contextmanager
+def sigterm_noticed() -> Iterator[threading.Event]:
+    """Let the block see the first SIGTERM as an event; a second one is what it was before."""
+    noticed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noticed
+        return
+
+    def note(*_: object) -> None:
+        noticed.set()
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield noticed
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import psutil
 from flaky_api import FlakyApi
@@ -32,14 +33,20 @@ def kill_at(
                 if time.monotonic() > deadline:
                     raise AssertionError(f"{replies} replies were not paid in {timeout_s:g} s")
                 time.sleep(0.05)
-            started = [
-                child
-                for child in psutil.Process(process.pid).children(recursive=True)
-                # Ray's agents look for their node only now and then, and ask nobody anything.
-                if "Agent" not in child.name()
-            ]
-            process.send_signal(signal.SIGKILL)
-        _, alive = psutil.wait_procs(started, timeout=60)
-        if alive:
-            names = ", ".join(one.name() for one in alive if one.is_running())
-            raise AssertionError(f"still there a minute after the job was killed: {names}")
+            kill_all(process)
+
+
+def kill_all(process: subprocess.Popen[Any]) -> None:
+    """Kill a job, and wait until what it has started has noticed."""
+    started = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        # Ray's agents look for their node only now and then, and ask nobody anything.
+        if "Agent" not in child.name()
+    ]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(started, timeout=60)
+    if alive:
+        names = ", ".join(one.name() for one in alive if one.is_running())
+        raise AssertionError(f"still there a minute after the job was killed: {names}")

@@ -86,7 +86,8 @@ class Checkpoints(StrictModel):
     """Optimiser steps between two."""
 
     keep: int = Field(default=2, ge=1)
-    """The last so many stay."""
+    """The best so many by held-out loss stay, and the last. One at whose step nothing was measured
+    counts as worse than any other."""
 
 
 class TrainConfig(StrictModel):

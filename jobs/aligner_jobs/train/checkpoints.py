@@ -33,6 +33,9 @@ from aligner_jobs.train.storage import Storage
 SCORE: Final = "heldout_loss"
 """Metric by which Ray Train tells better checkpoints from worse."""
 
+_UNKNOWN: Final = 1e30
+"""Worse than any: Ray complains of a missing score, and cannot read back one that is no number."""
+
 _ABOUT: Final = "about.json"
 
 
@@ -81,11 +84,13 @@ class Checkpoints:
                 "place and run the same command again to go on from the last one."
             )
         position = saved.position
-        # Ray keeps the best; one that was not measured counts as worse than any that was.
-        known = {} if score is None else {SCORE: score}
         self._storage.begin_upload()
         ray_train.report(
-            {"phase": position.phase, "step": position.step, **known},
+            {
+                "phase": position.phase,
+                "step": position.step,
+                SCORE: _UNKNOWN if score is None else score,
+            },
             checkpoint=ray_train.Checkpoint.from_directory(self._storage.staging),
             # Ray takes the first worker's name for all of them.
             checkpoint_dir_name=self._storage.new_name(position.phase, position.step),

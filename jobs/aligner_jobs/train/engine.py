@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -51,10 +51,12 @@ def train_step(
     rate: float,
     config: TrainConfig,
     group: Group,
+    heard: Callable[[IntArray], None] = lambda rows: None,
 ) -> torch.Tensor:
     """Take one optimiser step on the global batch ``rows``; this worker's summed loss.
 
-    The loss stays on its device: reading it at each step would make a GPU wait.
+    The loss stays on its device: reading it at each step would make a GPU wait. ``heard`` is
+    told which rows this worker has put through the model, pass by pass.
     """
     for parameters in engine.optimizer.param_groups:
         parameters["lr"] = rate
@@ -68,6 +70,7 @@ def train_step(
         part = loss.total(engine, batch, device=group.device)
         engine.backward(part * scale)
         engine.step()
+        heard(parts[group.rank])
         total += part.detach()
     return total
 

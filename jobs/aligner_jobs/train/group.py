@@ -20,9 +20,12 @@ from ray.train.v2.api.result import Result
 from rich.console import Console
 
 from aligner.errors import AlignerError, ConfigError, TrainingError
+from aligner_jobs import runtime
 from aligner_jobs.config.train import TrainConfig
+from aligner_jobs.train.checkpoints import SCORE
 from aligner_jobs.train.material import Material
 from aligner_jobs.train.progress import Board, News
+from aligner_jobs.train.storage import forget_broken_list, open_storage
 from aligner_jobs.train.worker import Outcome, train_loop
 
 _POLL_S = 0.5
@@ -33,9 +36,12 @@ def run_group(
 ) -> Outcome:
     """Train with ``config.num_workers`` processes; ``on_news`` is called in this thread.
 
+    SIGTERM lets the workers write a checkpoint first, if they have begun; a second one does not.
+
     Raises:
         ConfigError: This machine has not what the workers ask for.
         TrainingError: Training cannot go on; the sentence says why.
+        KeyboardInterrupt: After SIGTERM.
     """
     if not os.environ.get("RAY_ADDRESS"):
         require_resources(config, ray.cluster_resources())  # type: ignore[no-untyped-call]
@@ -47,18 +53,28 @@ def run_group(
         "board": board,
     }
     fit = _Background(_trainer(config, material, job).fit)
-    running = True
-    while running:
-        running = fit.running(wait_s=_POLL_S)
-        for news in ray.get(board.take.remote()):
-            on_news(news)
+    running, begun = True, False
+    with runtime.sigterm_noticed() as noticed:
+        while running:
+            running = fit.running(wait_s=_POLL_S)
+            for news in ray.get(board.take.remote()):
+                on_news(news)
+                begun = True
+            if noticed.is_set():
+                if not begun:
+                    raise KeyboardInterrupt
+                board.stop.remote()
     outcome = _outcome(fit, config)
+    if outcome.stopped:
+        raise KeyboardInterrupt
     if outcome.failure is not None:
         raise outcome.failure
     return outcome
 
 
 def _trainer(config: TrainConfig, material: Material, job: dict[str, Any]) -> Any:
+    filesystem, path = open_storage(f"{config.out}/checkpoints")
+    forget_broken_list(filesystem, f"{path}/{material.run_name}")
     return TorchTrainer(
         cast(Any, train_loop),
         train_loop_config=job,
@@ -72,9 +88,14 @@ def _trainer(config: TrainConfig, material: Material, job: dict[str, Any]) -> An
         run_config=cast(Any, RunConfig)(
             # A name that was used before continues that run from its last checkpoint.
             name=material.run_name,
-            storage_path=f"{config.out}/checkpoints",
+            storage_path=path,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints.keep),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=config.checkpoints.keep,
+                checkpoint_score_attribute=SCORE,
+                checkpoint_score_order="min",
+            ),
             # The driver tells what happens; Ray's own files keep every level all the same.
             logging_config=LoggingConfig(log_level="ERROR"),
         ),

@@ -5,7 +5,7 @@ so that neither order nor number of workers matters, and a row seen twice cannot
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -27,9 +27,10 @@ class EpochRows:
     checksum: int = 0
     """Sum of the row numbers' hashes, modulo 2^64."""
 
-    def __str__(self) -> str:
-        """For people and manifests."""
-        return f"{self.phase} {self.epoch}: {self.rows} rows, {self.checksum:016x}"
+    @property
+    def fact(self) -> dict[str, str | int]:
+        """For a manifest, where whole numbers must stay below 2^53."""
+        return asdict(self) | {"checksum": f"{self.checksum:016x}"}
 
 
 def checksum(rows: IntArray) -> int:
@@ -73,12 +74,12 @@ class RowsSeen:
             TrainingError: A row was left out or came twice.
         """
         self.read()
-        seen = self._known[phase, epoch]
+        seen = self._known.get((phase, epoch), EpochRows(phase, epoch))
         if seen != EpochRows(phase, epoch, rows, checksum(np.arange(rows))):
             raise TrainingError(
                 f"{phase} phase, epoch {epoch + 1}: not each of {rows} rows was trained on exactly "
-                f"once ({seen}); this is a mistake in the program: please report it, and begin "
-                "anew with another out."
+                f"once, but {seen.rows} with checksum {seen.checksum:016x}; this is a mistake in "
+                "the program: please report it, and begin anew with another out."
             )
 
     def _sum(self, rows: int, total: int) -> tuple[int, int]:

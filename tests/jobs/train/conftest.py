@@ -1,26 +1,17 @@
 """A small dataset of the simulated world, a tracker in memory, and a plain training loop."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+from made_datasets import published_dataset, simworld_rows
 from torch import nn
 
 from aligner import artefacts
 from aligner.adapters.hf_tokenizer import open_files
 from aligner.adapters.memory_tracker import MemoryRun, MemoryTracker
-from aligner.prompt import PLAIN, PromptTemplate
-from aligner.records import TRIPLE_SCHEMA, Triple, to_columns
-from aligner.simworld.profiles import answer
-from aligner.simworld.questions import heldout_questions, training_questions
-from aligner.simworld.teacher import correct
-from aligner.simworld.world import World
-from aligner.warmup import warmup_rows
 from aligner_jobs.config.train import TrainConfig
 from aligner_jobs.train.batches import collate, epoch_batches
 from aligner_jobs.train.material import Material, load, survey
@@ -29,45 +20,6 @@ from aligner_jobs.train.objectives import CrossEntropy
 from aligner_jobs.train.schedule import learning_rate
 
 WriteDataset = Callable[..., str]
-
-
-def simworld_rows(questions: int, *, split: str = "train", seed: int = 0) -> list[Triple]:
-    """One corrected answer of each training profile to each question."""
-    world = World(seed)
-    draw = training_questions if split == "train" else heldout_questions
-    rows = []
-    for question in draw(world, questions):
-        for upstream in ("amber", "basalt", "copper"):
-            text = answer(world, upstream, question)
-            correction = correct(world, question, text)
-            rows.append(Triple(question.question, text, correction, upstream=upstream))
-    return rows
-
-
-def published_dataset(
-    uri: Path,
-    train: Sequence[Triple],
-    heldout: Sequence[Triple] = (),
-    *,
-    share: float = 0.2,
-    template: PromptTemplate = PLAIN,
-    fingerprint: str | None = None,
-) -> str:
-    """Publish a dataset artefact; ``fingerprint`` other than the template's is a broken one."""
-    splits = {"train": train, "warmup": warmup_rows(train, share=share), "heldout": heldout}
-    with artefacts.staging(str(uri)) as staging:
-        for split, rows in splits.items():
-            (staging.path / split).mkdir()
-            table = pa.Table.from_pylist([to_columns(row) for row in rows], schema=TRIPLE_SCHEMA)
-            pq.write_table(table, staging.path / split / "part-00000.parquet")
-        staging.publish(
-            kind="dataset",
-            name="test",
-            prompt=template,
-            prompt_fingerprint=fingerprint or template.fingerprint,
-            counts={split: len(rows) for split, rows in splits.items()},
-        )
-    return str(uri)
 
 
 @pytest.fixture(scope="session")

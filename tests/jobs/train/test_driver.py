@@ -5,13 +5,17 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from killing import kill_all
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aligner import artefacts
@@ -24,7 +28,9 @@ from aligner_jobs.config.measuring import Heldout
 from aligner_jobs.config.model import ScratchModel
 from aligner_jobs.config.train import Checkpoints, Phase, TrainConfig, Zero
 from aligner_jobs.train import driver
+from aligner_jobs.train.rows_seen import EpochRows, checksum
 
+FAKES = Path(__file__).parents[2] / "fakes"
 SHIPPED = Path(__file__).parents[3] / "jobs" / "configs" / "train"
 CAI = Path(__file__).parents[4] / "shared" / "data" / "cai_revisions.jsonl.gz"
 SMALL = ScratchModel(
@@ -152,28 +158,64 @@ def test_zero_3_learns_real_revisions_and_resumes_by_the_same_command(
     plain: Callable[..., Any],
     prepared: Callable[..., Any],
 ) -> None:
-    overrides = [f"dataset={revisions}", f"out={tmp_path / 'out'}", "correction.epochs=1"]
+    """Stopped with 2 workers, killed with 1, brought to the end by 4."""
+    overrides = [f"dataset={revisions}", f"out={tmp_path / 'out'}", "correction.epochs=2"]
     often = ["log_every_steps=1", "checkpoints.every_steps=4"]
     partitioned = ["zero={stage: 3, persistence_threshold: 0}"]
     settings = load(TrainConfig, SHIPPED / "scratch-real.yaml", [*overrides, *often, *partitioned])
 
-    def interrupt(metrics: Mapping[str, float], step: int) -> None:
-        if "correction/loss" in metrics and step >= 5:
-            raise KeyboardInterrupt
+    def ask_to_stop(metrics: Mapping[str, float], step: int) -> None:
+        if "correction/loss" in metrics and step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    tracker.only.on_metrics = interrupt
+    tracker.only.on_metrics = ask_to_stop
     with pytest.raises(KeyboardInterrupt):
         driver.run(settings, tracker=tracker)
+    stopped_at = furthest_checkpoint(settings)
+    kill_the_driver_at(stopped_at + 5, settings.model_copy(update={"num_workers": 1}), tmp_path)
+    killed_at = furthest_checkpoint(settings)
     tracker.only.on_metrics = lambda metrics, step: None
-    result = driver.run(settings, tracker=tracker)
+    four = settings.model_copy(update={"num_workers": 4})
+    result = driver.run(four, tracker=tracker)
 
-    assert [phase for phase, _ in result.resumed_at] == ["correction"]
+    # Stopped at once, and not at the next checkpoint that was due.
+    assert stopped_at >= 3
+    ((phase, step),) = result.resumed_at
+    assert phase == "correction"
+    assert stopped_at < step <= killed_at
     assert tracker.opened == [None, "run-1"]
     assert result.metrics["heldout_loss"] < 0.95 * result.metrics["heldout_loss_before"]
-    losses, model = plain(settings, prepared(settings))
+    material = prepared(settings)
+    losses, model = plain(settings, material)
     last = tracker.only.metrics["correction/loss"][len(losses["correction"])]
-    assert last == pytest.approx(losses["correction"][-1], abs=2e-3)
+    assert last == pytest.approx(losses["correction"][-1], abs=1e-3)
     check_export(result, model)
+    assert result.manifest.facts["epochs"] == [
+        EpochRows(phase, epoch, len(corpus), checksum(np.arange(len(corpus)))).fact
+        for phase, corpus in material.phases.items()
+        for epoch in range(settings.phase(phase).epochs)
+    ]
+
+
+def furthest_checkpoint(settings: TrainConfig) -> int:
+    """Its step in the correction phase."""
+    folders = Path(settings.out, "checkpoints").glob("train-*/correction-*")
+    return max(int(folder.name.split("-")[1]) for folder in folders)
+
+
+def kill_the_driver_at(step: int, settings: TrainConfig, folder: Path) -> None:
+    """Train in another process, which is killed with all that it has started."""
+    (folder / "config.json").write_text(settings.model_dump_json())
+    command = [sys.executable, str(FAKES / "train_driver.py"), str(folder / "config.json")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{") and json.loads(line)["step"] >= step:
+                break
+        else:
+            raise AssertionError(f"the driver ended before step {step}")
+        kill_all(process)
 
 
 @pytest.fixture
