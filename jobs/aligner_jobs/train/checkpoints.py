@@ -28,7 +28,7 @@ from aligner_jobs.train.fragments import (
 from aligner_jobs.train.heldout import Group
 from aligner_jobs.train.rows_seen import EpochRows
 from aligner_jobs.train.state_files import read_fragments, write_fragments
-from aligner_jobs.train.storage import Storage
+from aligner_jobs.train.storage import Storage, new_name
 
 SCORE: Final = "heldout_loss"
 """Metric by which Ray Train tells better checkpoints from worse."""
@@ -69,10 +69,17 @@ class Checkpoints:
         """Of the states of ``engine``."""
         self._engine, self._group, self._storage = engine, group, storage
 
-    def save(self, saved: Saved, *, score: float | None = None) -> None:
+    def save(
+        self,
+        saved: Saved,
+        *,
+        score: float | None = None,
+        request: ray_train.ValidationTaskConfig | None = None,
+    ) -> None:
         """Write a checkpoint and hand it to Ray Train; it is brought away in the background.
 
-        ``score`` is the held-out loss, where these very weights were measured.
+        ``score`` is the held-out loss, where these very weights were measured; ``request`` has
+        them measured beside training.
 
         Raises:
             TrainingError: A worker could not write its part.
@@ -84,19 +91,10 @@ class Checkpoints:
                 "place and run the same command again to go on from the last one."
             )
         position = saved.position
-        self._storage.begin_upload()
-        ray_train.report(
-            {
-                "phase": position.phase,
-                "step": position.step,
-                SCORE: _UNKNOWN if score is None else score,
-            },
-            checkpoint=ray_train.Checkpoint.from_directory(self._storage.staging),
-            # Ray takes the first worker's name for all of them.
-            checkpoint_dir_name=self._storage.new_name(position.phase, position.step),
-            checkpoint_upload_mode=ray_train.CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=self._storage.upload,
-            delete_local_checkpoint_after_upload=False,
+        self._storage.hand_over(
+            new_name(position.phase, position.step),
+            {SCORE: _UNKNOWN if score is None else score},
+            request=request,
         )
 
     def restore(self) -> Saved | None:
@@ -148,9 +146,9 @@ class Checkpoints:
         """Put in force what all workers have read."""
         set_steps_taken(self._engine, self._about["optimizer_steps"])
         publish_weights(self._engine)
-        listed = ray_train.get_all_reported_checkpoints()
+        listed = self._storage.listed()
         if self._group.rank == 0:
-            self._storage.sweep({name, *(Path(one.checkpoint.path).name for one in listed)})
+            self._storage.sweep({name, *listed})
         return Saved(
             position=Position(**self._about["position"]),
             metrics=self._about["metrics"],

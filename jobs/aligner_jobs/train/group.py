@@ -22,6 +22,7 @@ from rich.console import Console
 from aligner.errors import AlignerError, ConfigError, TrainingError
 from aligner_jobs import runtime
 from aligner_jobs.config.train import TrainConfig
+from aligner_jobs.train.beside import validation
 from aligner_jobs.train.checkpoints import SCORE
 from aligner_jobs.train.material import Material
 from aligner_jobs.train.progress import Board, News
@@ -78,6 +79,7 @@ def _trainer(config: TrainConfig, material: Material, job: dict[str, Any]) -> An
     return TorchTrainer(
         cast(Any, train_loop),
         train_loop_config=job,
+        validation_config=validation(config, job),
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,

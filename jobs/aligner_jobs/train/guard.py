@@ -79,6 +79,8 @@ class Best:
     step: int = 0
     since: int = 0
     """Evaluations after it."""
+    heard: int = 0
+    """Step of the last evaluation of all."""
 
     @classmethod
     def of(cls, metrics: Mapping[str, float]) -> Self:
@@ -89,6 +91,7 @@ class Best:
             loss=metrics["best_heldout_loss"],
             step=int(metrics["best_heldout_step"]),
             since=int(metrics["evaluations_since_best"]),
+            heard=int(metrics["last_evaluation_step"]),
         )
 
     @property
@@ -98,14 +101,15 @@ class Best:
             "best_heldout_loss": self.loss,
             "best_heldout_step": float(self.step),
             "evaluations_since_best": float(self.since),
+            "last_evaluation_step": float(self.heard),
         }
 
     def after(self, loss: float, step: int, *, settings: EarlyStop | None) -> "Best":
         """With one more evaluation."""
         gain = settings.min_gain if settings else 0.0
         if loss < self.loss - gain:
-            return Best(loss, step)
-        return Best(self.loss, self.step, self.since + 1)
+            return Best(loss, step, heard=step)
+        return Best(self.loss, self.step, self.since + 1, heard=step)
 
     def is_over(self, settings: EarlyStop | None) -> bool:
         """Whether patience has come to its end."""

@@ -14,6 +14,7 @@ from aligner.errors import AlignerError, TrainingError
 from aligner_jobs.config.train import PhaseName, TrainConfig
 from aligner_jobs.train import export
 from aligner_jobs.train.batches import epoch_batches
+from aligner_jobs.train.beside import Requests
 from aligner_jobs.train.checkpoints import SCORE, Checkpoints, Position, Saved
 from aligner_jobs.train.corpus import IntArray
 from aligner_jobs.train.engine import Meter, start_engine, train_step
@@ -91,6 +92,11 @@ class Loop:
         self._metrics: dict[str, float] = {}
         self._best = Best()
         self._place: Place = (PHASES[0], 0)
+        self._requests: Requests | None = None
+        if (beside := config.heldout.beside) is not None:
+            self._requests = Requests(
+                beside, evaluations=lambda: ray.get(board.evaluations.remote()), group=self._group
+            )
 
     def run(self) -> Outcome:
         """Train from the start or the last checkpoint to the export."""
@@ -172,11 +178,18 @@ class Loop:
         phase, step = self._place = position.phase, position.step
         last = step == self._material.total_steps(phase, config)
         wish = self._notice.read()
-        saving = last or wish != Wish.NOTHING or step % config.checkpoints.every_steps == 0
+        measuring = last or step % config.heldout.every_steps == 0
+        request = self._request() if measuring and not last else None
+        saving = (
+            last
+            or wish != Wish.NOTHING
+            or request is not None
+            or step % config.checkpoints.every_steps == 0
+        )
         # Also before each checkpoint, so that none ever holds weights that are not numbers.
         if saving or step % config.log_every_steps == 0:
             self._log()
-        measuring = last or step % config.heldout.every_steps == 0
+        measuring = measuring and (last or self._requests is None)
         if measuring:
             # At the very end more rows are corrected, when the weights are final.
             ending = last and phase == PHASES[-1]
@@ -189,6 +202,7 @@ class Loop:
             self._checkpoints.save(
                 Saved(follower, self._metrics, self._rows.read()),
                 score=self._metrics.get(SCORE) if measuring else None,
+                request=request,
             )
         if wish == Wish.STOP:
             raise Stopped
@@ -217,11 +231,23 @@ class Loop:
         self._keep(found)
         self._metrics |= found.metrics
         phase, step = self._place
-        if (loss := found.metrics.get(HELDOUT_LOSS)) is None:
-            return
-        if step == 0:
-            self._metrics[f"{HELDOUT_LOSS}_before"] = loss
-        if phase == "correction":
+        if step == 0 and HELDOUT_LOSS in found.metrics:
+            self._metrics[f"{HELDOUT_LOSS}_before"] = found.metrics[HELDOUT_LOSS]
+        self._judge(phase, step, found.metrics)
+
+    def _request(self) -> ray_train.ValidationTaskConfig | None:
+        """Ask for an evaluation beside training, and take in what those before have found."""
+        if self._requests is None:
+            return None
+        for (phase, step), metrics in sorted(self._requests.found().items()):
+            self._judge(phase, step, metrics)
+        return self._requests.new(self._place)
+
+    def _judge(self, phase: PhaseName, step: int, metrics: Mapping[str, float]) -> None:
+        """Whether the held-out loss of the correction phase still falls."""
+        known = phase != "correction" or 0 < step <= self._best.heard
+        if HELDOUT_LOSS in metrics and not known:
+            loss = metrics[HELDOUT_LOSS]
             self._best = self._best.after(loss, step, settings=self._config.early_stop)
             self._metrics |= self._best.metrics
 

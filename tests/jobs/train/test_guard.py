@@ -82,9 +82,11 @@ def best_of(losses: Sequence[float], settings: EarlyStop | None) -> Best:
 
 def test_patience_ends_when_the_loss_has_ceased_to_fall() -> None:
     settings = EarlyStop(patience=2)
-    assert best_of([3.0, 2.0, 2.5, 1.0, 1.5, 1.2, 0.1], settings) == Best(1.0, 30, since=2)
-    assert best_of([3.0, 2.0, 1.0], settings) == Best(1.0, 20, since=0)
-    assert best_of([3.0, 3.0, 3.0], None) == Best(3.0, 0, since=2)
+    assert best_of([3.0, 2.0, 2.5, 1.0, 1.5, 1.2, 0.1], settings) == Best(
+        1.0, 30, since=2, heard=50
+    )
+    assert best_of([3.0, 2.0, 1.0], settings) == Best(1.0, 20, heard=20)
+    assert best_of([3.0, 3.0, 3.0], None) == Best(3.0, 0, since=2, heard=20)
 
 
 def test_a_gain_that_is_too_small_is_none() -> None:
