@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,6 +81,11 @@ def forget_broken_list(filesystem: pafs.FileSystem, path: str) -> None:
         filesystem.delete_file(file)
 
 
+def new_name(phase: str, step: int) -> str:
+    """A folder's name that was never used, even at a step that is trained a second time."""
+    return f"{phase}-{step:07d}-{uuid.uuid4().hex[:8]}"
+
+
 class Storage:
     """One run's checkpoints, as one of its workers sees them."""
 
@@ -112,10 +117,6 @@ class Storage:
         found.sort(key=lambda m: (PHASES.index(m["phase"]), int(m["step"])), reverse=True)
         return [match[0] for match in found]
 
-    def new_name(self, phase: str, step: int) -> str:
-        """A folder's name that was never used, even at a step that is trained a second time."""
-        return f"{phase}-{step:07d}-{uuid.uuid4().hex[:8]}"
-
     def checkpoint(self, name: str) -> ray_train.Checkpoint:
         """The one in the folder ``name``."""
         return ray_train.Checkpoint(f"{self.path}/{name}", self._filesystem)
@@ -134,9 +135,35 @@ class Storage:
         self.staging.mkdir()
         return self.staging
 
-    def begin_upload(self) -> None:
-        """From now on :meth:`prepare` waits for :meth:`upload`."""
+    def hand_over(
+        self,
+        name: str,
+        metrics: Mapping[str, float],
+        *,
+        request: ray_train.ValidationTaskConfig | None = None,
+    ) -> None:
+        """Let Ray Train bring the parts of all workers into the folder ``name``, in the background.
+
+        All workers call it together; the first one's ``name`` and ``metrics`` count. ``request``
+        has Ray Train evaluate it.
+        """
         self._uploaded.clear()
+        ray_train.report(
+            dict(metrics),
+            checkpoint=ray_train.Checkpoint.from_directory(self.staging),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=ray_train.CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=self.upload,
+            delete_local_checkpoint_after_upload=False,
+            validation=request or False,
+        )
+
+    def listed(self) -> set[str]:
+        """Folders that Ray Train looks after; all workers call it together."""
+        found = ray_train.get_all_reported_checkpoints(
+            consistency_mode=ray_train.CheckpointConsistencyMode.COMMITTED
+        )
+        return {Path(one.checkpoint.path).name for one in found}
 
     def upload(self, checkpoint: Any, name: str) -> ray_train.Checkpoint:
         """Bring this worker's part into the folder ``name``; Ray Train calls it in a thread.

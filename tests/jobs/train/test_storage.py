@@ -58,7 +58,6 @@ def test_a_part_is_moved_beside_the_others(run: Path) -> None:
     parts = [Storage(LOCAL, str(run), rank=rank) for rank in range(2)]
     for rank, part in enumerate(parts):
         (part.prepare() / f"state-{rank}").write_text(str(rank))
-        part.begin_upload()
         part.upload(None, "correction-0000016-dddddddd")
     found = run / "correction-0000016-dddddddd"
     assert {path.name: path.read_text() for path in found.iterdir()} == {
@@ -69,7 +68,6 @@ def test_a_part_is_moved_beside_the_others(run: Path) -> None:
 def test_what_went_wrong_in_the_background_is_told_at_the_next_checkpoint(run: Path) -> None:
     part = Storage(LOCAL, str(run), rank=0)
     part.prepare()
-    part.begin_upload()
     (run / "correction-0000016-dddddddd").write_text("a file where a folder should be")
     with pytest.raises(DataError, match="correction-0000016-dddddddd: a checkpoint could not be"):
         part.upload(None, "correction-0000016-dddddddd")
