@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,19 @@ def test_workers_know_where_s3_is_and_are_sent_no_key(monkeypatch: pytest.Monkey
 def test_a_free_port_lies_outside_of_rays_worker_range() -> None:
     ports = [runtime.free_port() for _ in range(50)]
     assert not [port for port in ports if 10_002 <= port <= 19_999]
+
+
+def test_the_first_sigterm_is_noticed_and_the_second_one_interrupts() -> None:
+    with runtime.sigterm_as_interrupt(), runtime.sigterm_noticed() as noticed:
+        assert not noticed.is_set()
+        signal.raise_signal(signal.SIGTERM)
+        assert noticed.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_sigterm_means_afterwards_what_it_meant_before() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with runtime.sigterm_noticed():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
