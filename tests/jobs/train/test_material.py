@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from made_datasets import simworld_rows
 
 from aligner import artefacts
 from aligner.adapters.hf_tokenizer import write_files
@@ -78,6 +79,19 @@ def test_a_dataset_of_another_rendering_is_refused(
 def test_a_broken_file_is_named(tmp_path: Path, write_dataset: WriteDataset) -> None:
     dataset = write_dataset(tmp_path / "broken", [ROW])
     (tmp_path / "broken" / "train" / "part-00000.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match=r"train/part-00000\.parquet: cannot be read"):
+        made(dataset)
+
+
+def test_a_file_that_is_damaged_inside_is_named(
+    tmp_path: Path, write_dataset: WriteDataset
+) -> None:
+    """Its end, which tells what is where, is whole."""
+    dataset = write_dataset(tmp_path / "flipped", simworld_rows(20))
+    file = tmp_path / "flipped" / "train" / "part-00000.parquet"
+    content = bytearray(file.read_bytes())
+    content[200:240] = bytes(255 - byte for byte in content[200:240])
+    file.write_bytes(content)
     with pytest.raises(DataError, match=r"train/part-00000\.parquet: cannot be read"):
         made(dataset)
 
