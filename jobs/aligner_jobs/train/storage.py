@@ -199,6 +199,7 @@ def bring(folder: Path, filesystem: pafs.FileSystem, target: str) -> None:
         Path(target).mkdir(exist_ok=True)
         for file in sorted(folder.iterdir()):
             file.replace(f"{target}/{file.name}")
+        folder.rmdir()
         return
     # One file after the other: Arrow's threads stumble over one another when they upload.
     pafs.copy_files(str(folder), target, pafs.LocalFileSystem(), filesystem, use_threads=False)
