@@ -3,19 +3,23 @@
     python zero_group.py RANK FOLDER
 
 ``FOLDER/job.pickle`` holds the configs and what they train on; ``FOLDER/losses.json`` will hold the
-losses of each config's steps.
+losses of each config's steps, and ``FOLDER/NUMBER`` the weights that each of them ends with.
 """
 
 import json
 import os
 import pickle
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
 
 from aligner_jobs.config.train import TrainConfig
+from aligner_jobs.runtime import worker_env
 from aligner_jobs.train.batches import epoch_batches
 from aligner_jobs.train.corpus import Corpus
 from aligner_jobs.train.engine import start_engine, train_step
@@ -23,12 +27,35 @@ from aligner_jobs.train.heldout import Group
 from aligner_jobs.train.model import build_model
 from aligner_jobs.train.objectives import CrossEntropy
 from aligner_jobs.train.schedule import learning_rate
+from aligner_jobs.train.weights import write_weights
 
 
-def losses_of(config: TrainConfig, corpus: Corpus, *, group: Group, vocab_size: int) -> list[float]:
+def run(
+    folder: Path, configs: Sequence[TrainConfig], corpus: Corpus, *, vocab_size: int
+) -> list[list[float]]:
+    """Train as each of ``configs`` says, in processes of their own; the losses of their steps."""
+    (folder / "job.pickle").write_bytes(pickle.dumps((configs, corpus, vocab_size)))
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(folder)],
+            env={**os.environ, **worker_env(), "PYTHONPATH": path},
+        )
+        for rank in range(configs[0].num_workers)
+    ]
+    try:
+        assert not any(process.wait(timeout=200) for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    losses: list[list[float]] = json.loads((folder / "losses.json").read_text())
+    return losses
+
+
+def losses_of(engine: Any, config: TrainConfig, corpus: Corpus, *, group: Group) -> list[float]:
     """The mean loss of each step of the correction phase."""
-    model = build_model(config, vocab_size=vocab_size, bos_token_id=1, eos_token_id=2)
-    engine, loss, found = start_engine(model, config), CrossEntropy(), []
+    loss, found = CrossEntropy(), []
     phase = config.correction
     steps = [
         rows
@@ -59,7 +86,21 @@ def main() -> None:
         "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=workers
     )
     group = Group(rank, workers, torch.device("cpu"))
-    losses = [losses_of(c, corpus, group=group, vocab_size=vocab_size) for c in configs]
+    losses = []
+    for number, config in enumerate(configs):
+        model = build_model(config, vocab_size=vocab_size, bos_token_id=1, eos_token_id=2)
+        engine = start_engine(model, config)
+        losses.append(losses_of(engine, config, corpus, group=group))
+        place = folder / str(number)
+        if rank == 0:
+            place.mkdir()
+        failure = write_weights(
+            engine.module,
+            place if rank == 0 else None,
+            shard_bytes=config.export.shard_bytes,
+            partitioned=config.zero.stage == 3,
+        )
+        assert failure is None
     if rank == 0:
         (folder / "losses.json").write_text(json.dumps(losses))
     distributed.destroy_process_group()
