@@ -65,6 +65,7 @@ def test_importing_the_core_loads_no_heavy_library() -> None:
     [
         "aligner_jobs.config",
         "aligner_jobs.train.deepspeed_config",
+        "aligner_jobs.train.planner",
         "aligner_serve.config",
         "aligner_serve.pipeline",
         "aligner_serve.wire",

@@ -96,9 +96,22 @@ def build_dataset(config: Path, overrides: tuple[str, ...]) -> None:
 
 @main.command()
 @_configured
-def train(config: Path, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--plan", "only_plan", is_flag=True, help="Only say what it would take; starts nothing."
+)
+@click.option("--json", "as_json", is_flag=True, help="The plan for other programs.")
+def train(config: Path, overrides: tuple[str, ...], only_plan: bool, as_json: bool) -> None:
     """Dataset -> Aligner: identity warm-up, then correction, exported and registered."""
-    _run("train.driver", "TrainConfig", config, overrides)
+    if not only_plan:
+        _run("train.driver", "TrainConfig", config, overrides)
+        return
+    from aligner.config import load
+    from aligner_jobs.config.train import TrainConfig
+
+    settings = load(TrainConfig, config, overrides)
+    importlib.import_module("aligner_jobs.train.planner").run(
+        settings, where=config, as_json=as_json
+    )
 
 
 @main.command()

@@ -13,6 +13,7 @@ from aligner_jobs.config.export import Export
 from aligner_jobs.config.measuring import EarlyStop, Guard, Heldout
 from aligner_jobs.config.model import Model
 from aligner_jobs.config.objective import CorrectionObjective, Objective
+from aligner_jobs.config.plan import PlanSettings
 
 PhaseName = Literal["warmup", "correction"]
 
@@ -187,6 +188,9 @@ class TrainConfig(StrictModel):
 
     tracking: TrackingConfig = Field(default=TrackingConfig())
     """Where run, metrics and model version are recorded."""
+
+    plan: PlanSettings = Field(default=PlanSettings())
+    """What ``--plan`` assumes."""
 
     @field_validator("dataset", "out")
     @classmethod
