@@ -1,100 +1,150 @@
-"""Training tokens/s: our step (DeepSpeed in a Ray Train worker group) against bare PyTorch.
+"""Training, target tokens/s: our step beside three peers on the same rows, model and cores.
 
-Same model, same batches, same number of processes, one thread each. Both groups of processes stay
-up and take turns, so that a busy machine disturbs them alike; start-up is not counted. The bare
-side is ``torch.nn.parallel.DistributedDataParallel`` over gloo, without Ray and DeepSpeed.
+- ``train_vs_bare``: a loop of PyTorch alone over the very same packs.
+- ``train_vs_padded``: the usual loop, rows padded to the longest of their micro batch.
+- ``train_vs_trl``: TRL's SFTTrainer with packing.
 
-    python tests/bench/bench_train.py [--turns 5] [--steps 40] [--workers 2]
+Ours is ``train_step`` on a DeepSpeed engine in a worker of Ray Train. All sides stay up and take
+turns, an epoch each, so that a busy machine disturbs them alike; start-up and the first turn are
+not counted, and the ratio is the median of those of single turns. The rows are preference pairs of
+hh-rlhf, where ``--hh`` finds them, or texts of such lengths.
+
+    python tests/bench/bench_train.py [--turns 3] [--rows 64] [--cores 2] [--zero 0] [--hh FILE]
 """
 
 import argparse
+import itertools
 import os
 import pickle
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from torch import distributed
+import numpy as np
 
-from aligner.adapters.hf_tokenizer import open_files
+sys.path.insert(0, str(Path(__file__).parent))
+
+import training_peers
+from training_peers import RATE, SIDES, Job
+
 from aligner.prompt import PLAIN
 from aligner.records import Triple
-from aligner.simworld.profiles import answer
-from aligner.simworld.questions import training_questions
-from aligner.simworld.teacher import correct
-from aligner.simworld.world import World
-from aligner_jobs import programs, runtime
-from aligner_jobs.config.train import TrainConfig
-from aligner_jobs.train.batches import Corpus, IntArray, collate, epoch_batches, worker_parts
-from aligner_jobs.train.corpus import tokenise
+from aligner_jobs import runtime, sources
+from aligner_jobs.config.model import ScratchModel
+from aligner_jobs.config.objective import CorrectionObjective
+from aligner_jobs.config.sources import PreferenceSource
+from aligner_jobs.config.train import TrainConfig, Zero
+from aligner_jobs.train.corpus import local_corpus
+from aligner_jobs.train.encoding import EncodeRows
 from aligner_jobs.train.engine import start_engine, train_step
 from aligner_jobs.train.heldout import Group
-from aligner_jobs.train.model import build_model
-from aligner_jobs.train.objectives import correction_loss_sum
+from aligner_jobs.train.objectives import CrossEntropy
 from aligner_jobs.train.tokenizer import train_tokenizer
 
-BAR = 0.85
-RATE = 1e-3
-VOCAB = 1024
+HH = Path(__file__).resolve().parents[3] / "shared/data/hh_harmless_test.jsonl.gz"
+BARS = {"bare": 0.95, "padded": 1.8, "trl": 1.0}
+MODEL = ScratchModel(
+    kind="scratch",
+    hidden_size=512,
+    layers=8,
+    heads=8,
+    intermediate_size=1408,
+    vocab_size=4096,
+)
+"""28 million parameters."""
+PACK_TOKENS = 2048
 
 
-def corpus_of(config: TrainConfig, *, questions: int) -> Corpus:
-    """Rows of the simulated world as the quickstart's training sees them."""
-    world = World(0)
-    rows = []
-    for question in training_questions(world, questions):
-        text = answer(world, "basalt", question)
-        rows.append(Triple(question.question, text, correct(world, question, text)))
-    files = train_tokenizer(rows, template=PLAIN, vocab_size=VOCAB)
-    return tokenise(
-        rows,
-        split="train",
-        template=PLAIN,
-        tokenizer=open_files(files),
-        max_length_tokens=config.max_length_tokens,
-    ).corpus
+# --- the work -------------------------------------------------------------------------------------
 
 
-def batches_of(config: TrainConfig, corpus: Corpus, steps: int) -> list[IntArray]:
-    batches = epoch_batches(
-        corpus.lengths, global_batch_size=config.global_batch_size, seed=0, epoch=0
+def hh_rows(file: Path) -> list[Triple]:
+    """Preference pairs as build-dataset reads them."""
+    source = PreferenceSource(kind="preference", layout="transcript", path=str(file))
+    found = [
+        item.row
+        for piece in sources.pieces("hh", source)
+        for item in sources.read(piece, seed=0, max_bad_share=0.1)
+        if isinstance(item, sources.Item)
+    ]
+    return [row for row in found if isinstance(row, Triple)]
+
+
+def drawn_rows(count: int) -> list[Triple]:
+    """Made up, with lengths as in hh-rlhf."""
+    random = np.random.default_rng(0)
+    words = ["".join(random.choice(list("aeioulnrst"), 5)) for _ in range(2000)]
+
+    def text(median_words: int, spread: float) -> str:
+        length = max(1, int(random.lognormal(np.log(median_words), spread)))
+        return " ".join(random.choice(words, length))
+
+    return [Triple(text(60, 0.9), text(27, 1.0), text(21, 1.0)) for _ in range(count)]
+
+
+def job_of(settings: argparse.Namespace) -> Job:
+    """Rows that fit, drawn at random; the tokenizer has seen many more."""
+    everything = hh_rows(settings.hh) if settings.hh.is_file() else drawn_rows(2000)
+    config = TrainConfig(
+        dataset="none",
+        out="none",
+        model=MODEL,
+        global_batch_size=16,
+        micro_batch_size=8,
+        micro_batch_tokens=PACK_TOKENS,
+        max_length_tokens=PACK_TOKENS,
+        cpus_per_worker=settings.cores,
+        precision="fp32",
+        zero=Zero(stage=settings.zero),
     )
-    return batches[:steps]
+    tokenizer = train_tokenizer(everything, template=PLAIN, vocab_size=MODEL.vocab_size)
+    encode = EncodeRows(
+        tokenizer=tokenizer,
+        template=PLAIN,
+        objective=CorrectionObjective(),
+        max_tokens=config.max_length_tokens,
+    )
+    order = np.random.default_rng(0).permutation(len(everything))
+    rows = [everything[number] for number in order[: settings.rows]]
+    corpus, _ = local_corpus([encode.table(rows)])
+    return Job(config, tokenizer, corpus)
 
 
-def new_model(config: TrainConfig) -> torch.nn.Module:
-    torch.set_num_threads(1)
-    return build_model(config, vocab_size=VOCAB, bos_token_id=1, eos_token_id=2)
+# --- ours: in a worker of the group ---------------------------------------------------------------
 
 
-# --- ours: in each worker of the group ------------------------------------------------------------
-
-
-def our_worker(job: dict[str, Any]) -> None:
+def our_worker(task: dict[str, Any]) -> None:
     """Take turns until the caller's board says that it is over."""
     import ray
-    from ray import train as ray_train
 
-    config, corpus, steps = job["config"], job["corpus"], job["steps"]
-    context = ray_train.get_context()
-    engine = start_engine(new_model(config), config)
-    group = Group(context.get_world_rank(), context.get_world_size(), engine.device)
+    job, board = task["job"], task["board"]
+    engine = start_engine(job.model(packing=True), job.config)
+    group = Group(0, 1, engine.device)
     done = 0
-    while (turn := ray.get(job["board"].turn.remote())) >= 0:
+    while (turn := ray.get(board.turn.remote())) >= 0:
         if turn == done:
             time.sleep(0.05)
             continue
         began_s = time.perf_counter()
-        for rows in batches_of(config, corpus, steps):
-            train_step(engine, corpus, rows, rate=RATE, config=config, group=group)
+        for rows in job.batches():
+            train_step(
+                engine,
+                job.corpus,
+                rows,
+                loss=CrossEntropy(),
+                rate=RATE,
+                config=job.config,
+                group=group,
+            )
         done = turn
-        if group.rank == 0:
-            ray.get(job["board"].finish.remote(time.perf_counter() - began_s))
+        ray.get(board.finish.remote(time.perf_counter() - began_s))
 
 
 class Turns:
@@ -109,7 +159,7 @@ class Turns:
         return self._turn
 
     def begin(self, turn: int) -> None:
-        """Let the workers take turn ``turn``."""
+        """Let the worker take turn ``turn``."""
         self._turn = turn
 
     def finish(self, seconds: float) -> None:
@@ -121,141 +171,122 @@ class Turns:
         return self._seconds
 
 
-# --- theirs: a process per worker, told by its standard input -------------------------------------
-
-
-def bare_worker(rank: int, file: Path) -> None:
-    """A plain loop; each line on standard input is a turn, each line out its seconds."""
-    config, corpus, steps = pickle.loads(file.read_bytes())
-    world_size = config.num_workers
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{file}.group", rank=rank, world_size=world_size
-    )
-    model = new_model(config)
-    parallel = torch.nn.parallel.DistributedDataParallel(model) if world_size > 1 else model
-    optimizer = torch.optim.AdamW(parallel.parameters(), lr=RATE, weight_decay=0.0)
-    device = torch.device("cpu")
-    for _ in sys.stdin:
-        began_s = time.perf_counter()
-        for rows in batches_of(config, corpus, steps):
-            (part,) = worker_parts(rows, passes=1, world_size=world_size, rank=rank)
-            loss = correction_loss_sum(parallel, collate(corpus, part), device=device)
-            optimizer.zero_grad()
-            (loss * world_size / corpus.target_tokens(rows)).backward()
-            torch.nn.utils.clip_grad_norm_(parallel.parameters(), 1.0)
-            optimizer.step()
-        print(time.perf_counter() - began_s, flush=True)
-
-
-def bare_processes(file: Path, workers: int) -> list[subprocess.Popen[str]]:
-    return [
-        subprocess.Popen(
-            [sys.executable, __file__, "--bare", str(rank), "--file", str(file)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **runtime.worker_env()},
-        )
-        for rank in range(workers)
-    ]
-
-
-def bare_turn(processes: list[subprocess.Popen[str]]) -> float:
-    for process in processes:
-        assert process.stdin
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return max(float(process.stdout.readline()) for process in processes if process.stdout)
-
-
-# --- taking turns ---------------------------------------------------------------------------------
-
-
-def measure(config: TrainConfig, *, turns: int, steps: int) -> None:
-    """Print the medians of both sides as one BENCH line."""
-    corpus = corpus_of(config, questions=config.global_batch_size * steps * 2)
-    tokens = sum(int(corpus.lengths[rows].sum()) for rows in batches_of(config, corpus, steps))
-    ours: list[float] = []
-    theirs: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "bench.pickle"
-        file.write_bytes(pickle.dumps((config, corpus, steps)))
-        processes = bare_processes(file, config.num_workers)
-        try:
-            with runtime.ray_session():
-                # The first turn of each warms up.
-                for mine, bare in our_and_bare_turns(
-                    config, corpus, processes, folder=folder, turns=turns + 1, steps=steps
-                ):
-                    print(f"ours {tokens / mine:9,.0f}  bare {tokens / bare:9,.0f} tokens/s")
-                    ours.append(tokens / mine)
-                    theirs.append(tokens / bare)
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-    mine, bare = statistics.median(ours[1:]), statistics.median(theirs[1:])
-    ratio = mine / bare
-    verdict = "ok" if ratio >= BAR else "short"
-    print(f"BENCH train_tokens_per_s {mine:.0f} {bare:.0f} {ratio:.2f} {BAR} {verdict}")
-
-
-def our_and_bare_turns(
-    config: TrainConfig,
-    corpus: Corpus,
-    processes: list[subprocess.Popen[str]],
-    *,
-    folder: str,
-    turns: int,
-    steps: int,
-) -> Any:
-    """Seconds of (ours, bare), turn by turn."""
-    import threading
-
+@contextmanager
+def our_side(job: Job, folder: Path) -> Iterator[Iterator[float]]:
+    """Seconds of each turn that is asked for."""
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    board: Any = ray.remote(num_cpus=0)(cast(Any, Turns)).remote()
-    job = {"config": config, "corpus": corpus, "steps": steps, "board": board}
-    trainer = TorchTrainer(
-        cast(Any, our_worker),
-        train_loop_config=job,
-        torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(num_workers=config.num_workers),
-        run_config=RunConfig(storage_path=folder, name="bench"),
-    )
-    fit = threading.Thread(target=trainer.fit, daemon=True)
-    fit.start()
-    for turn in range(1, turns + 1):
-        ray.get(board.begin.remote(turn))
-        while len(ray.get(board.seconds.remote())) < turn:
-            time.sleep(0.1)
-        yield ray.get(board.seconds.remote())[-1], bare_turn(processes)
-    ray.get(board.begin.remote(-1))
-    fit.join()
+    ray.cloudpickle.register_pickle_by_value(training_peers)
+    with runtime.ray_session():
+        board: Any = ray.remote(num_cpus=0)(cast(Any, Turns)).remote()
+        trainer = TorchTrainer(
+            cast(Any, our_worker),
+            train_loop_config={"job": job, "board": board},
+            torch_config=TorchConfig(backend="gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=1, resources_per_worker={"CPU": job.config.cpus_per_worker}
+            ),
+            run_config=RunConfig(storage_path=str(folder), name="bench"),
+        )
+        fit = threading.Thread(target=trainer.fit, daemon=True)
+        fit.start()
+
+        def take() -> Iterator[float]:
+            for turn in itertools.count(1):
+                ray.get(board.begin.remote(turn))
+                while len(found := ray.get(board.seconds.remote())) < turn:
+                    if not fit.is_alive():
+                        raise SystemExit("our side failed")
+                    time.sleep(0.1)
+                yield found[-1]
+
+        yield take()
+        ray.get(board.begin.remote(-1))
+        fit.join()
+
+
+# --- theirs ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def their_side(name: str, file: Path, threads: int) -> Iterator[Iterator[float]]:
+    """The same for a peer in a process of its own."""
+    command = [sys.executable, training_peers.__file__, name, str(file)]
+    env = {
+        **os.environ,
+        **runtime.worker_env(),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": str(threads),
+    }
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    ) as process:
+
+        def take() -> Iterator[float]:
+            assert process.stdin and process.stdout
+            while True:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                lines = iter(process.stdout.readline, "")
+                line = next((line for line in lines if line.startswith("TURN ")), None)
+                if line is None:
+                    raise SystemExit(f"{name} failed")
+                yield float(line.split()[1])
+
+        try:
+            yield take()
+        finally:
+            process.kill()
+
+
+# --- both -----------------------------------------------------------------------------------------
+
+
+def measure(job: Job, peers: list[str], *, turns: int) -> None:
+    """Print a BENCH line for each peer; the first turn of each side warms up."""
+    targets = job.corpus.target_tokens(np.arange(len(job.corpus)))
+    rates: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
+    with tempfile.TemporaryDirectory() as name, ExitStack() as running:
+        file = Path(name) / "job.pickle"
+        file.write_bytes(pickle.dumps(job))
+        sides = {"ours": running.enter_context(our_side(job, Path(name)))}
+        for peer in peers:
+            sides[peer] = running.enter_context(their_side(peer, file, job.config.cpus_per_worker))
+        for _ in range(turns + 1):
+            for side, seconds in sides.items():
+                rates[side].append(targets / next(seconds))
+                print(f"{side:>6} {rates[side][-1]:9,.0f} target tokens/s", flush=True)
+    for peer in peers:
+        line(peer, rates["ours"][1:], rates[peer][1:])
+
+
+def line(peer: str, ours: list[float], theirs: list[float]) -> None:
+    """Medians of both, and the median of the ratios of turns."""
+    ratio = statistics.median(one / two for one, two in zip(ours, theirs, strict=True))
+    verdict = "ok" if ratio >= BARS[peer] else "short"
+    mine, other = statistics.median(ours), statistics.median(theirs)
+    print(f"BENCH train_vs_{peer} {mine:.0f} {other:.0f} {ratio:.2f} {BARS[peer]} {verdict}")
 
 
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--bare", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--cores", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--zero", type=int, choices=range(4), default=0)
+    parser.add_argument("--hh", type=Path, default=HH)
+    parser.add_argument("--only", nargs="*", choices=sorted(SIDES), default=sorted(SIDES))
     arguments = parser.parse_args()
-    if arguments.bare is not None:
-        bare_worker(arguments.bare, arguments.file)
-        return
-    from aligner.config import load
-
-    path, workers = programs.shipped_config("jobs", "train/tiny.yaml"), arguments.workers
-    batch = load(TrainConfig, path).global_batch_size
-    config = load(
-        TrainConfig, path, [f"num_workers={workers}", f"micro_batch_size={batch // workers}"]
+    job = job_of(arguments)
+    lengths = job.corpus.lengths
+    print(
+        f"{len(lengths)} rows, {lengths.sum()} tokens, median {np.median(lengths):.0f}, "
+        f"longest {lengths.max()}; ZeRO {arguments.zero}, {arguments.cores} threads"
     )
-    measure(config, turns=arguments.turns, steps=arguments.steps)
+    measure(job, arguments.only, turns=arguments.turns)
 
 
 if __name__ == "__main__":
