@@ -108,6 +108,19 @@ def test_help_loads_no_engine(command: str | None) -> None:
     assert not loaded & HEAVY
 
 
+def test_a_plan_loads_no_engine() -> None:
+    plan = ["train", "--sizes", "0.5b,7b", "--plan", "--json", "--set", "plan.sample_rows=0"]
+    code, output, loaded = aligner(*plan)
+    assert code == 0, output
+    assert not loaded & ENGINES
+
+
+def test_a_size_that_is_none_is_one_sentence_and_loads_no_engine() -> None:
+    code, output, loaded = aligner("train", "--sizes", "7b,8b")
+    assert code == 2 and "'8b' is none of the configs" in output
+    assert not loaded & HEAVY
+
+
 @pytest.mark.parametrize("command", ["build-dataset", "train", "evaluate", "promote", "serve"])
 def test_a_config_typo_is_one_sentence_and_loads_no_engine(command: str, tmp_path: Path) -> None:
     config = tmp_path / "typo.yaml"

@@ -61,15 +61,19 @@ def main() -> None:
     """
 
 
-def _configured(command: Callable[..., None]) -> Callable[..., None]:
-    """The two options that every job has."""
-    command = click.option(
+def _overridable(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
         "--set",
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
         help="Change one key of the file, for example --set seed=7; may be repeated.",
     )(command)
+
+
+def _configured(command: Callable[..., None]) -> Callable[..., None]:
+    """The two options that every job has."""
+    command = _overridable(command)
     return click.option(
         "--config",
         type=click.Path(path_type=Path),
@@ -95,23 +99,39 @@ def build_dataset(config: Path, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
-@_configured
 @click.option(
-    "--plan", "only_plan", is_flag=True, help="Only say what it would take; starts nothing."
+    "--config", type=click.Path(path_type=Path), help="YAML file; ready ones lie in jobs/configs/."
 )
+@_overridable
+@click.option(
+    "--sizes",
+    metavar="NAMES",
+    help="Instead of --config, several at once: shipped configs (0.5b,2b,7b) or files of yours.",
+)
+@click.option("--plan", "only_plan", is_flag=True, help="Say what it would take; start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The plan for other programs.")
-def train(config: Path, overrides: tuple[str, ...], only_plan: bool, as_json: bool) -> None:
+def train(
+    config: Path | None,
+    overrides: tuple[str, ...],
+    sizes: str | None,
+    only_plan: bool,
+    as_json: bool,
+) -> None:
     """Dataset -> Aligner: identity warm-up, then correction, exported and registered."""
-    if not only_plan:
+    if (config is None) == (sizes is None):
+        raise click.UsageError("Name either one --config or several --sizes.")
+    if as_json and not only_plan:
+        raise click.UsageError("--json goes with --plan.")
+    if config is not None and not only_plan:
         _run("train.driver", "TrainConfig", config, overrides)
         return
-    from aligner.config import load
-    from aligner_jobs.config.train import TrainConfig
+    from aligner_jobs.train.size import folder_of, size_of, sizes_of
 
-    settings = load(TrainConfig, config, overrides)
-    importlib.import_module("aligner_jobs.train.planner").run(
-        settings, where=config, as_json=as_json
-    )
+    found = [size_of(config, overrides)] if config else sizes_of(sizes or "", overrides)
+    if only_plan:
+        importlib.import_module("aligner_jobs.train.planner").run(found, as_json=as_json)
+    else:
+        importlib.import_module("aligner_jobs.train.sizes").run(found, folder_of(overrides))
 
 
 @main.command()

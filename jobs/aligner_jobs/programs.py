@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from aligner.errors import AlignerError, ConfigError
 
@@ -39,13 +40,19 @@ def command(name: str, config: Path, overrides: Sequence[str] = ()) -> list[str]
 
 
 @contextlib.contextmanager
-def running(arguments: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    arguments: Sequence[str], env: Mapping[str, str], *, output: IO[bytes] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start a program; when the block ends, however it ends, so does the program.
+
+    What it prints goes to ``output``, or where our own goes.
 
     It gets a session of its own: Ctrl-C in the terminal reaches this process alone, which passes
     it on once. A second one would break off what the program does to leave nothing half done.
     """
-    process = subprocess.Popen(arguments, env={**os.environ, **env}, start_new_session=True)
+    process = subprocess.Popen(
+        arguments, env={**os.environ, **env}, stdout=output, stderr=output, start_new_session=True
+    )
     try:
         yield process
     finally:

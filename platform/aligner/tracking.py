@@ -28,6 +28,9 @@ class TrackingConfig(StrictModel):
     artifacts: str | None = None
     """Root for a new experiment's files; unset: the server's default (``./mlruns`` for sqlite)."""
 
+    parent_run_id: str | None = None
+    """An open run that new runs are shown below."""
+
     patience_s: float = Field(default=120.0, ge=0)
     """How long training waits at its start, and at its end, for a server that does not answer.
     In between it never waits: what is to be recorded is kept on disk and sent later, in order."""

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from aligner.errors import ConfigError
 from aligner_jobs.config.model import Shape
 from aligner_jobs.config.train import TrainConfig
 from aligner_jobs.train.hardware import GPUS, device_of
@@ -17,17 +16,17 @@ Changes = Mapping[str, Any]
 _MOST_WORKERS: Final = 512
 
 
-def require_fit(config: TrainConfig, shape: Shape, workload: Workload, *, name: str) -> None:
-    """Raise :class:`ConfigError` where it does not fit, with the change that makes it fit."""
+def refusal(config: TrainConfig, shape: Shape, workload: Workload, *, name: str) -> list[str]:
+    """One sentence where the config ``name`` does not fit, with the change that makes it fit."""
     device = device_of(config)
     needed = estimate(config, shape, workload.largest)
     if needed.peak <= device.memory:
-        return
-    where = "this machine" if not config.use_gpu else f"{config.num_workers} x {device.name}"
-    raise ConfigError(
+        return []
+    where = f"{config.num_workers} x {device.name}" if config.use_gpu else "this machine"
+    return [
         f"{name}: does not fit on {where}, where a worker may use {_gib(device.memory)} and needs "
         f"{_gib(needed.peak)} ({_largest_parts(needed)}); {_remedy(config, shape, workload)}."
-    )
+    ]
 
 
 def _remedy(config: TrainConfig, shape: Shape, workload: Workload) -> str:

