@@ -111,7 +111,8 @@ class Machines:
 
     def __init__(self) -> None:
         runtime.settle_ray()
-        head = {"num_cpus": 2, "dashboard_port": runtime.free_port(), "resources": {"head": 1}}
+        # Without cores: nobody trains on the driver's machine.
+        head = {"num_cpus": 0, "dashboard_port": runtime.free_port()}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self._others = [self._new() for _ in range(MACHINES)]
 
@@ -147,7 +148,7 @@ class Machines:
         self._others.append(self._new())
 
     def _new(self) -> Any:
-        return self.cluster.add_node(num_cpus=2)  # type: ignore[no-untyped-call]
+        return self.cluster.add_node(num_cpus=1)  # type: ignore[no-untyped-call]
 
 
 def _trains(process: psutil.Process) -> bool:
