@@ -31,10 +31,14 @@ from aligner_jobs.train.corpus import Corpus, local_corpus
 from aligner_jobs.train.encoding import block
 from aligner_jobs.train.engine import start_engine, train_step
 from aligner_jobs.train.heldout import Group
+from aligner_jobs.train.memory import estimate
 from aligner_jobs.train.model import build_model
 from aligner_jobs.train.objectives import CrossEntropy
+from aligner_jobs.train.workload import largest_pass
 
 BAR = 0.45
+MEMORY_BAR = 0.15
+"""Share by which the planner's estimate of the memory may differ."""
 ONE_GPU = ("num_workers=1", "global_batch_size=64", "zero.stage=1", "attention=auto")
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "2b-full": ("2b", ("micro_batch_tokens=8192", "gradient_checkpointing=true")),
@@ -117,6 +121,12 @@ def measure(name: str, *, steps: int, peak_flops: float, device: torch.device) -
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     print(f"{name}: {shape.parameters / 1e9:.2f}B parameters, {' '.join(CASES[name][1])}")
     print(f"{name}: {rate:,.0f} tokens/s, peak {memory:.1f} GiB, step {seconds[-1]:.2f} s")
+    if memory:
+        off = expected / memory
+        verdict = "ok" if abs(off - 1) <= MEMORY_BAR else "short"
+        print(
+            f"BENCH gpu_plan_{name}_gib {expected:.1f} {memory:.1f} {off:.2f} {MEMORY_BAR} {verdict}"
+        )
     print(f"BENCH gpu_mfu_{name} {mfu:.3f} 1 {mfu:.3f} {BAR} {'ok' if mfu >= BAR else 'short'}")
     engine.destroy()
 

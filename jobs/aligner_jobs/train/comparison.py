@@ -38,6 +38,11 @@ class Outcome:
     failure: str | None = None
     """The sentence it ended with."""
 
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        return "trained" if self.failure is None else "failed"
+
     def cells(self) -> dict[str, str]:
         """Column to text, empty where there is nothing to say."""
         return {
@@ -51,7 +56,7 @@ class Outcome:
                 for name, form in _COLUMNS.items()
             },
             "minutes": f"{self.seconds / 60:.1f}" if self.seconds is not None else "",
-            "outcome": self.failure or "trained",
+            "outcome": self.failure or self.verdict,
         }
 
 
@@ -70,8 +75,8 @@ def page(outcomes: Sequence[Outcome]) -> str:
     trained = [one for one in outcomes if one.failure is None and one.parameters]
     return rendered(
         "sizes.html.j2",
-        rows=[one.cells() for one in outcomes],
-        failed=[one.name for one in outcomes if one.failure is not None],
+        rows=[one.cells() | {"outcome": one.verdict} for one in outcomes],
+        failures={one.name: one.failure for one in outcomes if one.failure is not None},
         plot=Markup(plot_svg(trained)) if trained else None,
     )
 

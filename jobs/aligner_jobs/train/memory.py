@@ -14,7 +14,7 @@ from aligner_jobs.config.train import TrainConfig
 
 GIB: Final = 1024**3
 
-CPU_PROCESS_BYTES: Final = int(0.86 * GIB)
+CPU_PROCESS_BYTES: Final = int(0.72 * GIB)
 """A worker on cores before it holds a model: Python, torch, DeepSpeed, Transformers and Ray as they
 are loaded, resident. Measured, and the one number here that is."""
 GPU_PROCESS_BYTES: Final = int(1.5 * GIB)

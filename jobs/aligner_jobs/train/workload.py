@@ -96,12 +96,12 @@ def _tokenised(
         rows=_phases(config, counts),
         tokens_per_row=corpus.tokens(everything) / len(corpus),
         targets_per_row=corpus.target_tokens(everything) / len(corpus),
-        largest=_largest_pass(config, corpus),
+        largest=largest_pass(config, corpus),
         source=f"{len(rows):,} rows of the dataset tokenised, {kept:.1%} of them fit",
     )
 
 
-def _largest_pass(config: TrainConfig, corpus: Corpus) -> Pass:
+def largest_pass(config: TrainConfig, corpus: Corpus) -> Pass:
     """Over some global batches, put together as training does."""
     batches = epoch_batches(
         len(corpus), global_batch_size=config.global_batch_size, seed=config.seed, epoch=0
