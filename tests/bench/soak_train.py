@@ -4,6 +4,7 @@ One run in a cluster of simulated machines is disturbed, another one is left alo
 to the same losses, and train on every row exactly once in each epoch. No part of ``make bench``.
 
     python tests/bench/soak_train.py [--kills 10] [--kinds worker,driver,node,notice] [--seed 0]
+        [--elastic] [--epochs 30]
 """
 
 import argparse
@@ -37,7 +38,7 @@ QUIET_S = 25.0
 """A kill comes at most so long after the one before: also while all is still starting up."""
 
 
-def settings(dataset: str, out: Path, *, epochs: int) -> dict[str, Any]:
+def settings(dataset: str, out: Path, *, epochs: int, elastic: bool) -> dict[str, Any]:
     """A run of some hundred short steps with a checkpoint every few."""
     return {
         "dataset": dataset,
@@ -51,6 +52,7 @@ def settings(dataset: str, out: Path, *, epochs: int) -> dict[str, Any]:
         "max_length_tokens": 512,
         "global_batch_size": 16,
         "num_workers": 2,
+        "min_workers": 1 if elastic else None,
         "precision": "fp32",
         "zero": {"stage": 2},
         "checkpoints": {"every_steps": 5},
@@ -189,6 +191,7 @@ def main() -> None:
     parser.add_argument("--kinds", default="worker,driver,node,notice")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--elastic", action="store_true", help="go on with 1 worker, too")
     chosen = parser.parse_args()
     random.seed(chosen.seed)
     with tempfile.TemporaryDirectory(prefix="aligner-soak-") as name:
@@ -198,8 +201,8 @@ def main() -> None:
         runs = {}
         for run in ("alone", "killed"):
             config = folder / f"{run}.json"
-            out = folder / run
-            config.write_text(json.dumps(settings(dataset, out, epochs=chosen.epochs)))
+            made = settings(dataset, folder / run, epochs=chosen.epochs, elastic=chosen.elastic)
+            config.write_text(json.dumps(made))
             began_s = time.monotonic()
             if run == "alone":
                 runs[run] = Driver(config, os.environ)

@@ -138,6 +138,10 @@ class TrainConfig(StrictModel):
     num_workers: int = Field(default=1, ge=1)
     """Training processes; with ``use_gpu`` one GPU each."""
 
+    min_workers: int | None = Field(default=None, ge=1)
+    """With how few to go on where machines are lost, until others come; each then holds a larger
+    part of the states. Unset: it waits until all ``num_workers`` have a place again."""
+
     cpus_per_worker: int = Field(default=1, ge=1)
     """Cores reserved for each, and threads that its arithmetic uses."""
 
@@ -205,6 +209,15 @@ class TrainConfig(StrictModel):
             raise ValueError(
                 f"micro_batch_tokens={self.micro_batch_tokens} is less than max_length_tokens="
                 f"{self.max_length_tokens}, so that not every row would fit; raise it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fewer_workers_are_fewer(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers={self.min_workers} is more than num_workers={self.num_workers}; "
+                "lower it"
             )
         return self
 

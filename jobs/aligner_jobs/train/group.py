@@ -82,7 +82,7 @@ def _trainer(config: TrainConfig, material: Material, job: dict[str, Any]) -> An
         validation_config=validation(config, job),
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers,
+            num_workers=cast(Any, _workers(config)),
             use_gpu=config.use_gpu,
             resources_per_worker=_resources(config),
         ),
@@ -104,6 +104,13 @@ def _trainer(config: TrainConfig, material: Material, job: dict[str, Any]) -> An
     )
 
 
+def _workers(config: TrainConfig) -> int | tuple[int, int]:
+    """Ray Train takes a pair where their number may change."""
+    if config.min_workers is None or config.min_workers == config.num_workers:
+        return config.num_workers
+    return (config.min_workers, config.num_workers)
+
+
 def _resources(config: TrainConfig) -> dict[str, float]:
     gpu = {"GPU": 1.0} if config.use_gpu else {}
     return {"CPU": float(config.cpus_per_worker), **gpu}
@@ -116,10 +123,11 @@ def require_resources(config: TrainConfig, offered: Mapping[str, float]) -> None
         ConfigError: The workers ask for more than ``offered``.
     """
     for name, each in _resources(config).items():
-        wanted, there = each * config.num_workers, offered.get(name, 0.0)
+        fewest = config.min_workers or config.num_workers
+        wanted, there = each * fewest, offered.get(name, 0.0)
         if wanted > there:
             raise ConfigError(
-                f"num_workers={config.num_workers}: they want {wanted:g} {name}, this machine "
+                f"num_workers={fewest}: they want {wanted:g} {name}, this machine "
                 f"offers {there:g}; lower it, or set RAY_ADDRESS to a larger cluster."
             )
 

@@ -31,7 +31,7 @@ def test_defaults_are_those_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"micro_batch_size": 3, "num_workers": 2}, "not a multiple of .*=6; try 258"),
+        ({"num_workers": 2, "min_workers": 3}, "min_workers=3 is more than num_workers=2; lower"),
         ({"warmup": {"epochs": 0}, "correction": {"epochs": 0}}, "both 0; raise one"),
         ({"model": {"kind": "scratch", "heads": 3}}, "must be an even multiple of heads=3"),
         ({"model": {"kind": "gpt"}}, "'scratch', 'pretrained'"),
@@ -58,10 +58,6 @@ def test_a_run_is_named_by_what_decides_its_weights() -> None:
     assert config().run_name("another hash") != name
     assert config(seed=1).run_name("hash") != name
     assert config(correction={"epochs": 1}).run_name("hash") != name
-
-
-def test_accumulation_follows_from_the_batch_sizes() -> None:
-    assert config(num_workers=8, micro_batch_size=4).passes_per_step == 8
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
