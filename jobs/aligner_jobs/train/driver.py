@@ -22,6 +22,7 @@ from aligner_jobs.train import recording
 from aligner_jobs.train.encoding import through_ray_data
 from aligner_jobs.train.group import run_group
 from aligner_jobs.train.material import PHASES, Material, load, survey
+from aligner_jobs.train.parity import parity_metrics
 from aligner_jobs.train.progress import News
 from aligner_jobs.train.run_state import read_state, write_state
 
@@ -49,7 +50,7 @@ def run(config: TrainConfig, *, tracker: Tracker | None = None) -> TrainResult:
         DataError: The dataset or the model's folder cannot be used, or something else stands
             at ``out``.
         ContractMismatch: Dataset, model and code disagree on the correction prompt.
-        TrainingError: Training cannot go on.
+        TrainingError: Training cannot go on, or vLLM and Transformers disagree about the export.
         TrackingError: The tracking server does not answer in time, at the start or at the end.
     """
     console, errors = Console(), Console(stderr=True)
@@ -101,6 +102,7 @@ def _trained(
             outcome = run_group(config, material, on_news=on_news)
         metrics = {**outcome.metrics, "train_seconds": time.monotonic() - began_s}
         manifest = artefacts.read_manifest(config.export_uri, kind="export")
+        metrics |= parity_metrics(config, manifest)
         version = recording.conclude(
             record,
             tracker,
@@ -126,10 +128,10 @@ def _trained(
 def _recorded_later(
     config: TrainConfig, dataset: Manifest, export: Manifest, tracker: Tracker, *, errors: Console
 ) -> TrainResult:
-    """Record an export whose training ended when the tracking server was away."""
+    """Check and record an export whose training ended, but not what follows it."""
     tell = _tell(errors)
     state = recording.previous_state(config, export.name)
-    metrics: Mapping[str, float] = export.facts["metrics"]
+    metrics = {**export.facts["metrics"], **parity_metrics(config, export)}
     with recording.recorded(config, tracker, export.name, state=state, tell=tell) as record:
         version = recording.conclude(
             record, tracker, config, dataset, manifest=export, metrics=metrics, tell=tell
