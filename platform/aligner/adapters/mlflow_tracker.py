@@ -5,6 +5,7 @@ tracking URI) is never touched, so that trackers of different places can live si
 """
 
 import contextlib
+import getpass
 import json
 import logging
 import os
@@ -26,6 +27,9 @@ _MAX_VALUE_CHARS: Final = 6000
 _MAX_DIGEST_CHARS: Final = 36
 _MAX_METRICS: Final = 1000
 _MAX_PARAMS: Final = 100
+_MAX_TAG_CHARS: Final = 8000
+_EXPERIMENT_KIND: Final = "custom_model_development"
+"""MLflow's pages begin with runs and their curves, not with traces of chats."""
 _SERVER_TROUBLE: Final = 500
 _PASSING: Final = (
     "INTERNAL_ERROR",
@@ -93,7 +97,11 @@ class MlflowRun:
             self._client.log_dict(self._run_id, table, file)
             shown = json.loads(self._client.get_run(self._run_id).data.tags.get(TABLES, "[]"))
             if (entry := {"path": file, "type": "table"}) not in shown:
-                self._client.set_tag(self._run_id, TABLES, json.dumps([*shown, entry]))
+                shown.append(entry)
+                # MLflow cuts longer tags off, in the middle of the JSON; the files stay all.
+                while len(text := json.dumps(shown)) > _MAX_TAG_CHARS:
+                    shown.pop(0)
+                self._client.set_tag(self._run_id, TABLES, text)
 
     def log_artifact(self, path: Path, *, folder: str | None = None) -> None:
         """Copy one file (or a folder's files) into the run."""
@@ -171,7 +179,11 @@ class MlflowTracker:
         if found is None:
             location = None if config.artifacts is None else _absolute(config.artifacts)
             try:
-                return str(self._client.create_experiment(config.experiment, location))
+                return str(
+                    self._client.create_experiment(
+                        config.experiment, location, {"mlflow.experimentKind": _EXPERIMENT_KIND}
+                    )
+                )
             except MlflowException as exc:
                 # Another process may have made it in the meantime.
                 if exc.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -212,6 +224,9 @@ class MlflowTracker:
     def _create_run(self, name: str, parent_run_id: str | None) -> str:
         made = provenance()
         tags = {"code_version": str(made["code_version"])}
+        # A container's user need not have a name.
+        with contextlib.suppress(OSError, KeyError):
+            tags["mlflow.user"] = getpass.getuser()
         if made["git_revision"]:
             tags["mlflow.source.git.commit"] = str(made["git_revision"])
         if parent_run_id is not None:

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import logging
 import sqlite3
 import subprocess
@@ -203,6 +204,63 @@ def test_a_locked_database_is_one_sentence(tmp_path: Path) -> None:
 def test_a_uri_of_no_known_kind_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"sqlite:///file\.db"):
         MlflowTracker(TrackingConfig(uri="./mlruns"))
+
+
+def test_the_experiment_opens_with_runs_and_their_curves(client: MlflowClient) -> None:
+    experiment = client.get_experiment_by_name("aligner")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_numbers_are_found_again_with_their_steps(
+    tracker: MlflowTracker, client: MlflowClient
+) -> None:
+    with tracker.run("history") as run:
+        for _ in range(2):
+            run.log_metrics({"loss": 1.0}, step=1, at_ms=1000)
+        run.log_metrics({"loss": 0.5, "rate": 2.0}, step=2, at_ms=2000)
+        assert run.history() == {"loss": {1: 1.0, 2: 0.5}, "rate": {2: 2.0}}
+    assert len(client.get_metric_history(run.run_id, "loss")) == 2
+
+
+def test_a_table_is_shown_and_replaced(
+    tracker: MlflowTracker, client: MlflowClient, tmp_path: Path
+) -> None:
+    with tracker.run("tables") as run:
+        run.log_table("samples/a", [{"answer": "one", "same": 1.0}])
+        run.log_table("samples/a", [{"answer": "two", "same": 0.5}])
+        run.log_table("samples/b", [])
+    file = client.download_artifacts(run.run_id, "samples/a.json", str(tmp_path))
+    assert json.loads(Path(file).read_text()) == {
+        "columns": ["answer", "same"],
+        "data": [["two", 0.5]],
+    }
+    assert shown_tables(client, run) == ["samples/a.json", "samples/b.json"]
+
+
+def test_of_very_many_tables_the_last_are_shown(
+    tracker: MlflowTracker, client: MlflowClient
+) -> None:
+    with tracker.run("many tables") as run:
+        for number in range(45):
+            run.log_table(f"samples/{number}-{'x' * 200}", [])
+    shown = shown_tables(client, run)
+    assert 20 < len(shown) < 45
+    assert shown[-1].startswith("samples/44-")
+
+
+def shown_tables(client: MlflowClient, run: Run) -> list[str]:
+    tags = client.get_run(run.run_id).data.tags
+    return [entry["path"] for entry in json.loads(tags["mlflow.loggedArtifacts"])]
+
+
+def test_an_export_is_registered_once_for_a_run(tracker: MlflowTracker) -> None:
+    with tracker.run("train") as run:
+        versions = {
+            tracker.register("once", source="export", run_id=run.run_id, tags={}).version
+            for _ in range(2)
+        }
+    assert versions == {"1"}
+    assert registered(tracker, "once") == "2"
 
 
 def test_a_deleted_experiment_is_a_config_error(
