@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aligner import artefacts
-from aligner.adapters.hf_tokenizer import TokenizerFiles, hash_files, read_files
+from aligner.adapters.hf_tokenizer import HfTokenizer, TokenizerFiles, hash_files, read_files
 from aligner.errors import ConfigError, ContractMismatch, DataError
 from aligner.manifest import FILE_NAME, FunnelStep, Manifest, Parent
 from aligner.prompt import PromptTemplate
@@ -193,6 +193,8 @@ def _tokenizer(
             f"max_length_tokens={config.max_length_tokens}: {folder} was made for at most "
             f"{longest}; lower it."
         )
+    # Whatever is wrong with it is told here, under the folder's own name.
+    HfTokenizer.load(folder)
     return read_files(folder), _own_export(spec, folder, template=template)
 
 

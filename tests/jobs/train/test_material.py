@@ -142,3 +142,20 @@ def test_an_unfit_checkpoint_is_named(
     (tmp_path / "model" / lost).unlink()
     with pytest.raises(AlignerError, match=sentence):
         made(write_dataset(tmp_path / "data", [ROW]), model, max_length_tokens=256)
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({}, "its tokenizer names no end-of-sequence token; set eos_token"),
+        ({"eos_token": None}, "its tokenizer names no end-of-sequence token"),
+        ({"eos_token": "<nowhere>"}, "its tokenizer names no end-of-sequence token"),
+    ],
+)
+def test_a_tokenizer_without_an_end_is_refused_under_its_folders_name(
+    tmp_path: Path, write_dataset: WriteDataset, told: dict[str, str | None], sentence: str
+) -> None:
+    model = checkpoint_folder(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(told))
+    with pytest.raises(DataError, match=f"model: {sentence}"):
+        made(write_dataset(tmp_path / "data", [ROW]), model, max_length_tokens=256)
