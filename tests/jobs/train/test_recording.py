@@ -11,7 +11,7 @@ from aligner.prompt import PLAIN
 from aligner.tracking import DESCRIPTION_TAG, TrackingConfig
 from aligner_jobs.config.model import ScratchModel
 from aligner_jobs.config.train import TrainConfig
-from aligner_jobs.train import recording
+from aligner_jobs.train import driver, recording
 from aligner_jobs.train.material import Material
 from aligner_jobs.train.progress import News
 from aligner_jobs.train.run_state import read_state
@@ -142,3 +142,31 @@ def test_a_server_that_does_not_answer_at_the_start_ends_the_wait_with_its_sente
 
     with pytest.raises(TrackingAway, match="nobody answers"):
         recording.connected(config_for(tmp_path), make, tell=print)
+
+
+def test_an_export_that_stands_is_recorded_without_training_again(
+    tmp_path: Path, small_dataset: str
+) -> None:
+    """Its run ended, but the tracking server was away then."""
+    config, tracker = config_for(tmp_path, small_dataset), MemoryTracker()
+    dataset = artefacts.read_manifest(small_dataset, kind="dataset")
+    name = config.run_name(dataset.content_hash)
+    with artefacts.staging(config.export_uri) as staging:
+        (staging.path / "model.safetensors").write_bytes(b"")
+        manifest = staging.publish(
+            kind="export",
+            name=name,
+            prompt=PLAIN,
+            prompt_fingerprint=PLAIN.fingerprint,
+            counts={},
+            facts={"metrics": METRICS},
+        )
+    with recording.recorded(config, tracker, name, state=None, tell=print) as run:
+        run.log_metrics({"correction/loss": 1.0}, step=7)
+    result = driver.run(config, tracker=tracker)
+    assert (result.run_id, result.manifest.content_hash) == (run.run_id, manifest.content_hash)
+    assert result.version is not None
+    kept = tracker.runs[run.run_id]
+    assert kept.metrics["heldout_loss"] == {0: 0.5}
+    assert kept.artifacts == ["training.html"]
+    assert driver.run(config, tracker=tracker).reused
