@@ -124,9 +124,10 @@ class Loop:
 
     def _choose_losses(self, *, begun: bool) -> None:
         for name, corpus in {**self._material.phases, HELDOUT: self._material.heldout}.items():
-            self._losses[name] = loss_over(
-                self._engine, corpus, name, begun=begun, config=self._config, group=self._group
-            )
+            if len(corpus):
+                self._losses[name] = loss_over(
+                    self._engine, corpus, name, begun=begun, config=self._config, group=self._group
+                )
 
     def _run_phase(self, phase: PhaseName, position: Position) -> None:
         """Train the rest of one phase; the place after it is where the next one begins."""
@@ -223,7 +224,7 @@ class Loop:
             self._engine,
             self._material,
             rows=rows,
-            loss=self._losses[HELDOUT] if loss_too else None,
+            loss=self._losses.get(HELDOUT) if loss_too else None,
             tokenizer=self._tokenizer,
             config=self._config,
             group=self._group,
