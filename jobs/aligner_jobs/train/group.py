@@ -17,6 +17,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.train.v2.api.result import Result
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from aligner.errors import AlignerError, ConfigError, TrainingError
@@ -46,8 +47,9 @@ def run_group(
     """
     if not os.environ.get("RAY_ADDRESS"):
         require_resources(config, ray.cluster_resources())  # type: ignore[no-untyped-call]
-    # In the driver's own process, so that it dies with it.
-    board: Any = ray.remote(num_cpus=0)(cast(Any, Board)).remote()
+    # On the driver's own machine: losing any other one must not end the run.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board: Any = ray.remote(num_cpus=0)(cast(Any, Board)).options(scheduling_strategy=here).remote()
     job = {
         "config": config.model_dump(mode="json"),
         "material": ray.put(material),
