@@ -44,7 +44,8 @@ class Heldout(StrictModel):
 
 
 class EarlyStop(StrictModel):
-    """Ends the correction phase when the held-out loss has ceased to fall."""
+    """Ends the correction phase when the held-out loss has ceased to fall; what is exported are the
+    weights with the best one. Each evaluation writes a checkpoint."""
 
     patience: int = Field(default=3, ge=1)
     """Evaluations in a row without a gain after which the phase ends."""

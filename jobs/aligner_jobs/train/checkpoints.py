@@ -28,7 +28,7 @@ from aligner_jobs.train.fragments import (
 from aligner_jobs.train.heldout import Group
 from aligner_jobs.train.rows_seen import EpochRows
 from aligner_jobs.train.state_files import read_fragments, write_fragments
-from aligner_jobs.train.storage import Storage, new_name
+from aligner_jobs.train.storage import Storage, new_name, place_of
 
 SCORE: Final = "heldout_loss"
 """Metric by which Ray Train tells better checkpoints from worse."""
@@ -115,6 +115,27 @@ class Checkpoints:
                 "folder, or choose another out, to begin anew."
             )
         return None
+
+    def go_back(self, phase: PhaseName, step: int) -> bool:
+        """Take the weights of the checkpoint of ``step``; whether there is one.
+
+        Raises:
+            TrainingError: It is damaged.
+        """
+        # Ray answers when the last upload is over.
+        listed = sorted(self._storage.listed())
+        names = [name for name in listed if name.startswith(place_of(phase, step))]
+        if not names:
+            return False
+        problems = self._group.gather(self._load(names[-1]))
+        if (problem := next(filter(None, problems), None)) is not None:
+            raise TrainingError(
+                f"{self._storage.path}/{names[-1]}: cannot be read ({problem}); set "
+                "early_stop=null to train to the end."
+            )
+        set_steps_taken(self._engine, self._about["optimizer_steps"])
+        publish_weights(self._engine)
+        return True
 
     def _write(self, saved: Saved) -> str | None:
         """Write this worker's part; what went wrong, if anything did."""

@@ -83,7 +83,12 @@ def forget_broken_list(filesystem: pafs.FileSystem, path: str) -> None:
 
 def new_name(phase: str, step: int) -> str:
     """A folder's name that was never used, even at a step that is trained a second time."""
-    return f"{phase}-{step:07d}-{uuid.uuid4().hex[:8]}"
+    return f"{place_of(phase, step)}{uuid.uuid4().hex[:8]}"
+
+
+def place_of(phase: str, step: int) -> str:
+    """How the names of all folders of a step begin."""
+    return f"{phase}-{step:07d}-"
 
 
 class Storage:

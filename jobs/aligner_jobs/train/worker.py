@@ -186,6 +186,8 @@ class Loop:
             or wish != Wish.NOTHING
             or request is not None
             or step % config.checkpoints.every_steps == 0
+            # Whichever turns out to be the best is what an early stop goes back to.
+            or (measuring and phase == "correction" and config.early_stop is not None)
         )
         # Also before each checkpoint, so that none ever holds weights that are not numbers.
         if saving or step % config.log_every_steps == 0:
@@ -198,6 +200,7 @@ class Loop:
         stopping = phase == "correction" and self._best.is_over(config.early_stop)
         if stopping:
             position = Position(phase, epoch=config.phase(phase).epochs, step=step)
+            self._go_back()
         if saving or stopping:
             follower = Position("correction") if phase == "warmup" and last else position
             self._checkpoints.save(
@@ -208,6 +211,11 @@ class Loop:
         if wish == Wish.STOP:
             raise Stopped
         return last or stopping
+
+    def _go_back(self) -> None:
+        """To the weights with the best held-out loss, where there is a checkpoint of them."""
+        if self._checkpoints.go_back("correction", self._best.step):
+            self._metrics[HELDOUT_LOSS] = self._best.loss
 
     def _log(self) -> None:
         metrics, (phase, step) = self._meter.read(), self._place

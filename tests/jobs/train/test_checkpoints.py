@@ -96,6 +96,23 @@ def test_training_goes_on_exactly_where_it_was(storage: AtOnce) -> None:
     assert list(storage.scores.values()) == [0.7]
 
 
+def test_the_weights_of_an_earlier_step_can_be_taken_again(storage: AtOnce) -> None:
+    model = Trained(storage)
+    assert not model.checkpoints.go_back("correction", 2)
+    weights = []
+    for step in (2, 4):
+        model.step(2)
+        model.checkpoints.save(at(step))
+        weights.append(model.model.weight.detach().clone())
+    assert model.checkpoints.go_back("correction", 2)
+    assert torch.equal(model.model.weight, weights[0])
+    assert not torch.equal(*weights)
+    (state,) = folder(storage, 2).glob("state-*")
+    state.unlink()
+    with pytest.raises(TrainingError, match="set early_stop=null"):
+        model.checkpoints.go_back("correction", 2)
+
+
 def test_one_that_was_not_measured_is_worse_than_any_that_was(storage: AtOnce) -> None:
     Trained(storage).checkpoints.save(at(3))
     assert list(storage.scores.values()) == [1e30]
