@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from aligner.config import load
 from aligner.tokens import Example
 from aligner_jobs import programs
 from aligner_jobs.config.model import ScratchModel, Shape
+from aligner_jobs.config.plan import GpuName
 from aligner_jobs.config.train import TrainConfig
 from aligner_jobs.train.batches import epoch_batches
 from aligner_jobs.train.corpus import Corpus, local_corpus
@@ -88,7 +89,7 @@ def seconds_of(config: TrainConfig, corpus: Corpus, *, steps: int) -> list[float
     return taken[2:]
 
 
-def measure(name: str, *, gpu: str, steps: int) -> None:
+def measure(name: str, *, gpu: GpuName, steps: int) -> None:
     """Print the settings and one BENCH line."""
     config = config_of(name)
     shape = shape_of(config)
@@ -130,7 +131,7 @@ def main() -> None:
         torch.distributed.init_process_group(
             "nccl", init_method=f"file://{file.name}.group", rank=0, world_size=1
         )
-        measure(arguments.only[0], gpu=arguments.gpu, steps=arguments.steps)
+        measure(arguments.only[0], gpu=cast(GpuName, arguments.gpu), steps=arguments.steps)
         torch.distributed.destroy_process_group()
 
 

@@ -29,7 +29,7 @@ from typing import Any, cast
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
 import training_peers
 from training_peers import RATE, SIDES, Job
@@ -178,7 +178,8 @@ def our_side(job: Job, folder: Path) -> Iterator[Iterator[float]]:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    ray.cloudpickle.register_pickle_by_value(training_peers)
+    # Workers do not have the folder that it lies in.
+    ray.cloudpickle.register_pickle_by_value(training_peers)  # type: ignore[no-untyped-call]
     with runtime.ray_session():
         board: Any = ray.remote(num_cpus=0)(cast(Any, Turns)).remote()
         trainer = TorchTrainer(
