@@ -89,7 +89,8 @@ def bare(job: Job) -> None:
             weight = loss.weight(job.corpus, rows)
             for (part,) in passes_of(job.corpus, rows, config=job.config, world_size=1):
                 batch = collate(job.corpus, part, packed=True)
-                (loss.total(model, batch, device=CPU) / weight).backward()
+                total = loss.total(model, batch, device=CPU) / weight
+                total.backward()  # type: ignore[no-untyped-call]
             step()
 
 
