@@ -219,11 +219,15 @@ class Loop:
 
     def _log(self) -> None:
         metrics, (phase, step) = self._meter.read(), self._place
-        if (norm := self._engine.get_global_grad_norm()) is not None:
-            metrics["grad_norm"] = float(norm)
-            what = "gradient norm"
-            require_number(metrics["grad_norm"], phase, step, config=self._config, what=what)
         self._guard.hear(metrics["loss"], step)
+        if (norm := self._engine.get_global_grad_norm()) is not None:
+            what, value = "gradient norm", float(norm)
+            metrics["grad_norm"] = value
+        else:
+            # Without ZeRO, and in fp32, DeepSpeed keeps none; the weights show what it was.
+            sums = [parameter.detach().sum() for parameter in self._engine.module.parameters()]
+            what, value = "sum of the weights", float(torch.stack(sums).sum())
+        require_number(value, phase, step, config=self._config, what=what)
         self._keep(Evaluated(metrics))
 
     def _measure(self, *, rows: int, loss_too: bool = True) -> None:
