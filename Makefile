@@ -5,6 +5,8 @@
 ARGS ?=
 # Which build of the engines goes into .venv: cpu or gpu. Changing it reinstalls.
 ENGINES ?= cpu
+# Processes that run tests at the same time; each needs some 8 GiB. 0 for a debugger.
+WORKERS ?= 2
 # The graph of `make serve`.
 CONFIG ?= serve/configs/quickstart.yaml
 
@@ -43,7 +45,7 @@ serve: $(STAMP) ## serve what quickstart promoted; CONFIG=FILE for a graph of yo
 
 .PHONY: test
 test: $(STAMP) ## all tests, the checks among them
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: bench
 bench: $(STAMP) ## measure; each figure ends as one BENCH line

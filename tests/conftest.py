@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before anything is imported: no test reaches out, draws windows or starts threads it need not.
 os.environ.update(
@@ -12,6 +13,8 @@ os.environ.update(
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MPLBACKEND": "Agg",
+        # Models of tests gain nothing from threads, which only wait where cores are shared.
+        "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_NO_USAGE_STATS": "1",
@@ -24,10 +27,18 @@ for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# How long an example takes says more of what else the machine does than of the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slow tests last: whatever a quick one can tell is known after a minute."""
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+    """Run the slow tests last: whatever a quick one can tell is known after a minute.
+
+    Of several processes none should be left with a slow one at the end: there they come first.
+    """
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None, reverse=several)
 
 
 @pytest.fixture(autouse=True)
