@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,7 +41,7 @@ def run_side_by_side(
     *,
     offers: Callable[[], Resources],
     on_start: Callable[[Job], None] = lambda job: None,
-) -> Iterator[Ended]:
+) -> Generator[Ended, None, None]:
     """Run ``jobs``, yielding each as it ends; one that fails does not end the others.
 
     ``offers`` says what all together may use. The first job that fits beside those that run is

@@ -18,8 +18,8 @@ from aligner.records import Triple
 from aligner_jobs.config.model import PretrainedModel, ScratchModel
 from aligner_jobs.config.objective import CorrectionObjective, DpoObjective
 from aligner_jobs.config.train import PhaseName, TrainConfig
-from aligner_jobs.train.batches import IntArray, epoch_batches, passes_of
-from aligner_jobs.train.corpus import Corpus, local_corpus
+from aligner_jobs.train.batches import epoch_batches, passes_of
+from aligner_jobs.train.corpus import Corpus, IntArray, local_corpus
 from aligner_jobs.train.encoding import EncodeRows
 from aligner_jobs.train.memory import Pass
 from aligner_jobs.train.plan import Workload
