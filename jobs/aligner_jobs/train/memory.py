@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aligner_jobs.config.adapter import Lora
-from aligner_jobs.config.model import ScratchModel, Shape
+from aligner_jobs.config.model import Shape
 from aligner_jobs.config.train import TrainConfig
 
 GIB: Final = 1024**3
@@ -103,7 +103,7 @@ def _moments(
         # In a step's only pass gradients come as activations go: the larger of both counts.
         beside = max(0, beside - held - working)
     return {
-        "start": {"process": process, "weights": states.built},
+        "start": {"process": process, "weights": states.whole},
         "backward": {
             **always,
             **activations,
@@ -195,12 +195,6 @@ class _States:
     def whole(self) -> int:
         """The model as it is when DeepSpeed takes it over: whole on each device."""
         return self._b * self._all
-
-    @property
-    def built(self) -> int:
-        """The same where it was built; new weights are drawn in fp32 and rounded afterwards."""
-        drawn = isinstance(self.config.model, ScratchModel) and not self.config.use_gpu
-        return _FP32 * self._all if drawn else self.whole
 
     @property
     def weights(self) -> int:
