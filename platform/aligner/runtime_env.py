@@ -66,6 +66,8 @@ def private_cluster(*, num_cpus: int | None = None) -> dict[str, Any]:
     stand side by side even on a small machine.
     """
     return {
+        # Never the one that "ray start" has left on this machine for somebody else.
+        "address": "local",
         "num_cpus": num_cpus or max(4, os.cpu_count() or 1),
         "include_dashboard": False,
         # Private even with the dashboard off: Ray Train asks this port whether its run is

@@ -25,6 +25,11 @@ def test_workers_know_where_s3_is_and_are_sent_no_key(monkeypatch: pytest.Monkey
     assert told == {"AWS_ENDPOINT_URL": "aws_endpoint_url", "AWS_REGION": "aws_region"}
 
 
+def test_a_private_cluster_is_never_the_one_that_somebody_else_has_started() -> None:
+    """Without an address Ray would join what ``ray start`` has left on this machine."""
+    assert runtime.private_cluster()["address"] == "local"
+
+
 def test_a_free_port_lies_outside_of_rays_worker_range() -> None:
     ports = [runtime.free_port() for _ in range(50)]
     assert not [port for port in ports if 10_002 <= port <= 19_999]
