@@ -190,12 +190,12 @@ def test_trouble_inside_goes_up_and_what_waits_stays(
 
 
 def test_other_errors_than_silence_are_not_tried_again(tracker: ShakyTracker) -> None:
-    calls = []
+    calls: list[str] = []
 
     def refuse() -> None:
-        calls.append(1)
+        calls.append("asked")
         raise TrackingError("no.")
 
     with pytest.raises(TrackingError, match="no"):
         patiently(refuse, tracker, patience_s=5.0, tell=calls.append)
-    assert calls == [1]
+    assert calls == ["asked"]

@@ -59,7 +59,9 @@ def curves_svg(history: History) -> str:
     border = max(history.get("warmup/loss", {0: 0.0}))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 6.2), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=[3, 2])
+        # A shape's type says nothing about what comes out, so that mypy must not look.
+        parts: Any = figure.subfigures(2, 1, height_ratios=[3, 2])
+        above, below = parts
         loss = above.subplots()
         _losses(loss, history, border)
         rates, rate, speed = below.subplots(1, 3)

@@ -16,7 +16,7 @@ from aligner_jobs.train import export
 from aligner_jobs.train.batches import epoch_batches
 from aligner_jobs.train.beside import Requests
 from aligner_jobs.train.checkpoints import SCORE, Checkpoints, Position, Saved
-from aligner_jobs.train.corpus import IntArray
+from aligner_jobs.train.corpus import Corpus, IntArray
 from aligner_jobs.train.engine import Meter, start_engine, train_step
 from aligner_jobs.train.evaluation import HELDOUT, HELDOUT_LOSS, Evaluated, evaluate
 from aligner_jobs.train.guard import Best, LossGuard, require_number
@@ -123,7 +123,8 @@ class Loop:
         return position
 
     def _choose_losses(self, *, begun: bool) -> None:
-        for name, corpus in {**self._material.phases, HELDOUT: self._material.heldout}.items():
+        corpora: list[tuple[str, Corpus]] = [*self._material.phases.items()]
+        for name, corpus in [*corpora, (HELDOUT, self._material.heldout)]:
             if len(corpus):
                 self._losses[name] = loss_over(
                     self._engine, corpus, name, begun=begun, config=self._config, group=self._group

@@ -1,15 +1,17 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from ray.train import Checkpoint
 
-from aligner_jobs.config.measuring import Beside, Heldout
+from aligner.adapters.hf_tokenizer import open_files
+from aligner_jobs.config.measuring import Beside, EarlyStop, Heldout
 from aligner_jobs.config.model import ScratchModel
-from aligner_jobs.config.train import TrainConfig
-from aligner_jobs.train import beside
+from aligner_jobs.config.train import Phase, TrainConfig, Zero
+from aligner_jobs.train import beside, driver
 from aligner_jobs.train.evaluation import evaluate
 from aligner_jobs.train.heldout import Group
 from aligner_jobs.train.material import Material
@@ -38,16 +40,15 @@ def config_on(dataset: str) -> TrainConfig:
 
 def keep(model: torch.nn.Module, folder: Path) -> Checkpoint:
     """A checkpoint with the weights of ``model``, and nothing else."""
-    fragments = []
-    for name, parameter in model.named_parameters():
-        values = parameter.detach().flatten()
-        fragments.append(
-            Fragment(
-                name, 0, len(values), read=lambda _, v=values: v, write=lambda kind, values: None
-            )
-        )
-    write_fragments(folder, fragments, rank=0)
+    write_fragments(
+        folder, [fragment(name, values) for name, values in model.named_parameters()], rank=0
+    )
     return Checkpoint.from_directory(folder)
+
+
+def fragment(name: str, parameter: torch.nn.Parameter) -> Fragment:
+    values = parameter.detach().flatten()
+    return Fragment(name, 0, len(values), read=lambda kind: values, write=lambda kind, values: None)
 
 
 def test_a_checkpoint_is_measured_as_the_model_it_was_made_of(
@@ -55,7 +56,7 @@ def test_a_checkpoint_is_measured_as_the_model_it_was_made_of(
 ) -> None:
     config = config_on(small_dataset)
     material = prepared(config)
-    tokenizer = beside.open_files(material.tokenizer)
+    tokenizer = open_files(material.tokenizer)
     model = build_model(
         config.model_copy(update={"seed": 7}),
         vocab_size=tokenizer.vocab_size,
@@ -100,3 +101,34 @@ def test_an_evaluation_that_never_ended_is_not_waited_for() -> None:
     assert requests.new(("correction", 10)) is not None
     time.sleep(0.02)
     assert requests.new(("correction", 20)) is not None
+
+
+@pytest.mark.e2e
+def test_training_goes_on_while_it_is_evaluated_and_ends_when_it_gains_no_more(
+    small_dataset: str, tmp_path: Path, tracker: Any
+) -> None:
+    """No evaluation gains 100 nats, so that the third one heard of ends it, of 3200 steps."""
+    config = config_on(small_dataset).model_copy(
+        update={
+            "out": str(tmp_path / "out"),
+            "warmup": Phase(epochs=0),
+            "correction": Phase(epochs=400, learning_rate=1e-3),
+            "global_batch_size": 16,
+            "zero": Zero(stage=1),
+            "early_stop": EarlyStop(patience=2, min_gain=100.0),
+        }
+    )
+    every = config.heldout.model_copy(update={"every_steps": 5})
+    result = driver.run(config.model_copy(update={"heldout": every}), tracker=tracker)
+
+    last = max(tracker.only.metrics["correction/loss"])
+    assert 10 < last < 3200
+    (before, *evaluated) = sorted(tracker.only.metrics["correction/heldout_loss"])
+    assert before == 0
+    assert len(evaluated) >= 2
+    assert all(step % 5 == 0 for step in evaluated)
+    assert result.metrics["best_heldout_step"] == 0
+    shown = [f"samples/correction-{step:07d}" for step in (*evaluated, last)]
+    assert sorted(tracker.only.tables) == sorted(set(shown))
+    assert "training.html" in tracker.only.artifacts
+    assert driver.run(config, tracker=tracker).reused

@@ -19,7 +19,7 @@ METRICS = {
     "copy_rate": 0.25,
     "train_seconds": 1234.5,
 }
-SAMPLE = {
+SAMPLE: dict[str, str | float] = {
     "question": "Is <script> safe?",
     "answer": "It is so.",
     "correction": "It is not so.",

@@ -25,7 +25,7 @@ EXPORT = Manifest(
     files={"model.safetensors": FileEntry(size_bytes=1, sha256="ab")},
 )
 METRICS = {"heldout_loss_before": 6.0, "heldout_loss": 0.5, "copy_rate": 0.25, "warmup/loss": 1.0}
-SAMPLE = {
+SAMPLE: dict[str, str | float] = {
     "question": "Is it?",
     "answer": "It is.",
     "correction": "It is not.",
