@@ -110,7 +110,7 @@ def _moments(
             "gathered weights": states.gathered,
             "gradients": beside,
             "gradient at work": states.newest_gradient,
-            "buckets": states.buckets,
+            "communication buckets": states.buckets,
         },
         "step": {**always, "gradients": states.gradients, "copies for the step": states.copies},
     }

@@ -39,6 +39,11 @@ def run(sizes: Sequence[Size], *, as_json: bool = False) -> None:
             console.rule(size.name)
             _show(console, made, config)
         refusals += refusal(config, shape, workload, name=str(size.path))
+        fewest = config.min_workers
+        if fewest is not None and fewest < config.num_workers and not refusals:
+            lost = config.model_copy(update={"num_workers": fewest})
+            where = f"{size.path}, when only min_workers={fewest} are left"
+            refusals += refusal(lost, shape, workload, name=where)
     if as_json:
         found = {name: as_dict(made) for name, made in plans.items()}
         console.print_json(json.dumps(found if len(found) > 1 else found.popitem()[1]))
