@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from aligner.runtime_env import private_cluster
 from aligner_jobs import runtime
 
 
@@ -27,7 +28,7 @@ def test_workers_know_where_s3_is_and_are_sent_no_key(monkeypatch: pytest.Monkey
 
 def test_a_private_cluster_is_never_the_one_that_somebody_else_has_started() -> None:
     """Without an address Ray would join what ``ray start`` has left on this machine."""
-    assert runtime.private_cluster()["address"] == "local"
+    assert private_cluster()["address"] == "local"
 
 
 def test_a_free_port_lies_outside_of_rays_worker_range() -> None:
