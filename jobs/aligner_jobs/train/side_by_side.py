@@ -13,6 +13,8 @@ Resources = Mapping[str, float]
 """Ray's names (CPU, GPU) and amounts."""
 
 _POLL_S: Final = 0.2
+_PATIENCE_S: Final = 120.0
+"""A checkpoint of billions of parameters is brought to a disk in that time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +48,25 @@ def run_side_by_side(
 
     ``offers`` says what all together may use. The first job that fits beside those that run is
     started; one that wants more than there is at all is started when it is alone, since a cluster
-    may grow. All that still run are ended with the generator.
+    may grow. All that still run are ended with the generator: by SIGTERM, so that they can save.
     """
     waiting = list(jobs)
     running: dict[str, _Running] = {}
     with contextlib.ExitStack() as stack:
-        while waiting or running:
-            used = [one.job.needs for one in running.values()]
-            while (job := next_to_start(waiting, used, offers())) is not None:
-                waiting.remove(job)
-                on_start(job)
-                running[job.name] = _Running(job, stack.enter_context(contextlib.ExitStack()), env)
-                used.append(job.needs)
-            for name in [name for name, one in running.items() if one.code() is not None]:
-                yield running.pop(name).ended()
-            time.sleep(_POLL_S)
+        try:
+            while waiting or running:
+                used = [one.job.needs for one in running.values()]
+                while (job := next_to_start(waiting, used, offers())) is not None:
+                    waiting.remove(job)
+                    on_start(job)
+                    own = stack.enter_context(contextlib.ExitStack())
+                    running[job.name] = _Running(job, own, env)
+                    used.append(job.needs)
+                for name in [name for name, one in running.items() if one.code() is not None]:
+                    yield running.pop(name).ended()
+                time.sleep(_POLL_S)
+        finally:
+            _ask_to_end(list(running.values()))
 
 
 def next_to_start(
@@ -77,6 +83,15 @@ def next_to_start(
     return None
 
 
+def _ask_to_end(running: "Sequence[_Running]") -> None:
+    """All at once, and wait for them; whoever does not listen is ended by force afterwards."""
+    for one in running:
+        one.ask_to_end()
+    deadline = time.monotonic() + _PATIENCE_S
+    while any(one.code() is None for one in running) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+
+
 class _Running:
     """A job's process."""
 
@@ -91,6 +106,10 @@ class _Running:
     def code(self) -> int | None:
         """Exit code; ``None`` while the program runs."""
         return self._process.poll()
+
+    def ask_to_end(self) -> None:
+        """By SIGTERM."""
+        self._process.terminate()
 
     def ended(self) -> Ended:
         """Tidy up after the program's end."""

@@ -4,6 +4,8 @@ Each size is the very command ``aligner train`` with a config of its own, as a c
 Ray session and a child of one run in the tracking server.
 """
 
+import contextlib
+import functools
 import json
 import os
 import tempfile
@@ -17,6 +19,7 @@ from rich.console import Console
 from aligner import artefacts
 from aligner.config import StrictModel
 from aligner.errors import AlignerError, TrainingError
+from aligner.lasting_run import lasting_run
 from aligner.tracking import Run, Tracker
 from aligner.tracking_address import redacted
 from aligner_jobs import programs, runtime
@@ -50,7 +53,14 @@ def run(sizes: Sequence[Size], out: Path, *, tracker: Tracker | None = None) -> 
     title = f"sizes {', '.join(size.name for size in sizes)}"
     with (
         runtime.ray_session() as address,
-        tracker.run(title, run_id=_run_id(out, first)) as record,
+        lasting_run(
+            tracker,
+            title,
+            run_id=_run_id(out, first),
+            outbox=out / "unsent",
+            patience_s=first.tracking.patience_s,
+            tell=functools.partial(console.print, markup=False),
+        ) as record,
     ):
         _remember(out, first, record)
         record.set_tags({"job": "train-sizes"})
@@ -87,9 +97,11 @@ def _train(
         console.print(f"{job.name}: training; see {job.log}", markup=False)
 
     env = {"RAY_ADDRESS": address}
-    for ended in run_side_by_side(jobs, env, offers=_offered, on_start=started):
-        outcomes[ended.name] = outcome = outcome_of(by_name[ended.name], ended)
-        console.print(f"{ended.name}: {outcome.failure or 'trained'}", markup=False)
+    running = run_side_by_side(jobs, env, offers=_offered, on_start=started)
+    with contextlib.closing(running):
+        for ended in running:
+            outcomes[ended.name] = outcome = outcome_of(by_name[ended.name], ended)
+            console.print(f"{ended.name}: {outcome.failure or 'trained'}", markup=False)
     return [outcomes[size.name] for size in sizes]
 
 
