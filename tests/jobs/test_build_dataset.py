@@ -18,13 +18,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from aligner import artefacts
+from aligner.adapters.memory_tracker import MemoryTracker
 from aligner.adapters.simworld_http import SimworldServer
+from aligner.config import load
+from aligner.errors import DataError
 from aligner.manifest import Manifest
 from aligner.records import TRIPLE_SCHEMA, Question, from_columns
 from aligner.simworld.judge import SimJudge
 from aligner.simworld.teacher import correct
 from aligner.simworld.world import World
-from aligner_jobs import programs
+from aligner_jobs import build_dataset, programs
+from aligner_jobs.config.build_dataset import BuildDatasetConfig
 
 CONFIGS = Path(__file__).parents[2] / "jobs/configs/build-dataset"
 QUESTIONS = 60
@@ -66,6 +70,14 @@ class Bench:
             self.command(config, *sets), env=self.env, capture_output=True, text=True, timeout=200
         )
         return Done(done.returncode, done.stdout, done.stderr)
+
+    def build(self, config: Path, *sets: str) -> Manifest:
+        """The same in this process: the start of a program takes longer than a few rows."""
+        settings = load(BuildDatasetConfig, config, sets)
+        with pytest.MonkeyPatch.context() as patched:
+            for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+                patched.setenv(name, self.env[name])
+            return build_dataset.run(settings, tracker=MemoryTracker()).manifest
 
     def left_over(self) -> list[str]:
         return [path.name for path in self.folder.iterdir() if "partial" in path.name]
@@ -235,10 +247,9 @@ def test_personal_data_is_gone_from_the_dataset_and_counted(bench: Bench) -> Non
     told = {"question": "Who is jo@example.org?", "answer": "Call 212-555-0199."}
     lines = [{**told, "correction": f"Jo is number {number}."} for number in range(20)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = bench.run(
+    bench.build(
         CONFIGS / "qac.yaml", f"out={out}", f"sources.qac.path={file}", "pii={}", "heldout_share=0"
     )
-    assert done.code == 0, done.error
     manifest = require_sound(out)
     places = {"EMAIL_ADDRESS": 20, "PHONE_NUMBER": 20}
     assert manifest.facts["pii"] == {"rows": 20, "places": places}
@@ -263,8 +274,7 @@ def test_the_funnel_accounts_for_every_row_of_real_sets(
 ) -> None:
     name, out = config.partition("-")[2], bench.folder / config
     path = f"sources.{name}.path={shared_data}/{file}.jsonl.gz"
-    done = bench.run(CONFIGS / f"{config}.yaml", f"out={out}", path)
-    assert done.code == 0, done.error
+    bench.build(CONFIGS / f"{config}.yaml", f"out={out}", path)
     manifest = require_sound(out)
     assert manifest.funnel[0].rows_in == rows_in
     found = {reason: n for step in manifest.funnel for reason, n in step.dropped.items()}
@@ -291,8 +301,10 @@ def test_bad_files_are_one_sentence_and_leave_nothing(
 ) -> None:
     file, out = tmp_path / "rows.json", bench.folder / "bad"
     file.write_text(content)
-    done = bench.run(CONFIGS / "qac.yaml", f"out={out}", f"sources.qac.path={file}")
-    assert all(part in error_line(done) for part in parts)
+    with pytest.raises(DataError) as caught:
+        bench.build(CONFIGS / "qac.yaml", f"out={out}", f"sources.qac.path={file}")
+    assert all(part in str(caught.value) for part in parts)
+    assert "\n" not in str(caught.value)
     assert not out.exists()
     assert bench.left_over() == []
 
