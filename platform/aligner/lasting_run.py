@@ -155,8 +155,9 @@ def lasting_run(
             patience_s=patience_s,
             tell=tell,
         )
+        kept = Outbox(outbox)
         lasting = patiently(
-            lambda: LastingRun(run, tracker, Outbox(outbox), tell=tell),
+            lambda: LastingRun(run, tracker, kept, tell=tell),
             tracker,
             patience_s=patience_s,
             tell=tell,
@@ -167,6 +168,8 @@ def lasting_run(
             lasting.flush()
             raise
         _drain(lasting, outbox, patience_s=patience_s)
+        if kept.lost:
+            tell(f"{outbox}: had no room for {kept.lost} entries, which were not recorded.")
 
 
 def patiently(

@@ -108,7 +108,7 @@ class Outbox:
         self._waiting: deque[Entry] = deque()
         self.lost = 0
         """Entries for which there was no room."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self._load()
 
     def __len__(self) -> int:
@@ -149,10 +149,12 @@ class Outbox:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._bytes = self._taken = 0
             return
-        # Whole or not at all: half a number would skip entries that nobody has sent.
         partial = self._folder / f"{_SENT}.partial"
-        partial.write_text(str(self._taken), encoding="ascii")
-        os.replace(partial, self._folder / _SENT)
+        # On a full disk another program would send it again, which leaves no trace.
+        with contextlib.suppress(OSError):
+            # Whole or not at all: half a number would skip entries that nobody has sent.
+            partial.write_text(str(self._taken), encoding="ascii")
+            os.replace(partial, self._folder / _SENT)
 
     def _load(self) -> None:
         lines = (self._folder / _ENTRIES).read_bytes().splitlines(keepends=True)

@@ -176,6 +176,24 @@ def test_what_the_server_refuses_is_told_and_does_not_hold_up_the_rest(
     assert said == ["not recorded: the server refused it."]
 
 
+def test_what_finds_no_room_is_told_of(
+    tracker: ShakyTracker, tmp_path: Path, said: list[str]
+) -> None:
+    """The place for the outbox is taken by a file."""
+    (tmp_path / "outbox").write_text("")
+    with opened(tracker, tmp_path, said) as run:
+        tracker.go_away(0.1)
+        run.log_metrics({"loss": 1.0}, step=1)
+        run.log_metrics({"loss": 1.0}, step=2)
+        time.sleep(0.2)
+        run.log_metrics({"loss": 1.0}, step=3)
+    assert tracker.only.order == [3]
+    assert [line.split(": ")[-1] for line in said[1:]] == [
+        "is full; what comes now is not recorded.",
+        "had no room for 2 entries, which were not recorded.",
+    ]
+
+
 def test_trouble_inside_goes_up_and_what_waits_stays(
     tracker: ShakyTracker, tmp_path: Path, said: list[str]
 ) -> None:
