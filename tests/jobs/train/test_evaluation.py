@@ -47,7 +47,7 @@ def untrained(small_dataset: str, prepared: Callable[[TrainConfig], Material]) -
     def found(
         *, rows: int, loss: bool = True, without: tuple[str, ...] = (), **changes: object
     ) -> Evaluated:
-        empty: dict[str, Any] = {name: () for name in without}
+        empty: dict[str, Any] = dict.fromkeys(without, ())
         return evaluate(
             Alone(model, device),
             replace(material, **empty),
