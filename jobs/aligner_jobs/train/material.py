@@ -95,7 +95,7 @@ def load(
     """Tokenise what ``found`` names.
 
     Raises:
-        DataError: No row is left to train on, or a file is broken.
+        DataError: No row is left to train on, or to judge an early stop by, or a file is broken.
     """
     encode = EncodeRows(found.tokenizer, found.template, config.objective, config.max_length_tokens)
     corpora: dict[str, Corpus] = {}
@@ -115,6 +115,12 @@ def load(
         [encode.table(samples[config.heldout.rows])], documents_per_row=_documents(config)
     )
     funnels[_HELDOUT] = _funnel(_HELDOUT, verdicts)
+    if config.early_stop is not None and not len(heldout):
+        raise DataError(
+            f"{config.dataset}/heldout: no row fits into max_length_tokens="
+            f"{config.max_length_tokens}, and early_stop judges by them; set early_stop=null, or "
+            "build the dataset with more held-out rows."
+        )
     identical = (row for row in read_rows(config.dataset, _HELDOUT) if row.is_identity)
     return Material(
         run_name=config.run_name(dataset.content_hash),

@@ -10,6 +10,7 @@ from aligner.adapters.hf_tokenizer import write_files
 from aligner.errors import AlignerError, ConfigError, ContractMismatch, DataError
 from aligner.prompt import PLAIN, B, PromptTemplate
 from aligner.records import Triple
+from aligner_jobs.config.measuring import EarlyStop
 from aligner_jobs.config.model import Model, PretrainedModel, ScratchModel
 from aligner_jobs.config.train import TrainConfig
 from aligner_jobs.train.material import Material, load, survey
@@ -66,6 +67,19 @@ def test_no_row_that_fits_is_an_error_that_names_the_key(small_dataset: str) -> 
 def test_an_empty_dataset_is_an_error(tmp_path: Path, write_dataset: WriteDataset) -> None:
     with pytest.raises(DataError, match="/train: holds no rows"):
         made(write_dataset(tmp_path / "empty", []))
+
+
+def test_an_early_stop_wants_held_out_rows(tmp_path: Path, write_dataset: WriteDataset) -> None:
+    config = TrainConfig(
+        dataset=write_dataset(tmp_path / "d", [ROW]),
+        out="o",
+        model=SCRATCH,
+        max_length_tokens=512,
+        early_stop=EarlyStop(),
+    )
+    manifest = artefacts.read_manifest(config.dataset, kind="dataset")
+    with pytest.raises(DataError, match=r"/heldout: no row fits .* set early_stop=null"):
+        load(config, manifest, survey(config, manifest))
 
 
 def test_a_dataset_of_another_rendering_is_refused(
