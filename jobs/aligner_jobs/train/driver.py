@@ -18,6 +18,7 @@ from aligner.tracking import ModelVersion, Tracker
 from aligner_jobs import runtime
 from aligner_jobs.config.model import PretrainedModel
 from aligner_jobs.config.train import PhaseName, TrainConfig
+from aligner_jobs.terminal import quiet_ray_data
 from aligner_jobs.train import recording
 from aligner_jobs.train.encoding import through_ray_data
 from aligner_jobs.train.group import run_group
@@ -67,6 +68,7 @@ def run(config: TrainConfig, *, tracker: Tracker | None = None) -> TrainResult:
     if standing is not None:
         result = _recorded_later(config, dataset, standing, tracker, errors=errors)
     else:
+        quiet_ray_data()
         with runtime.ray_session():
             material = load(config, dataset, found, spread=through_ray_data)
             result = _trained(config, dataset, material, tracker, errors=errors, began_s=began_s)
