@@ -57,7 +57,9 @@ def _candidates(config: TrainConfig) -> Iterator[Changes]:
 
 def _settings(config: TrainConfig) -> Iterator[Changes]:
     """Single changes that cost no hardware, those that cost least time first."""
-    zero = config.zero
+    zero, sampled = config.zero, config.heldout.generate_batch_size
+    if sampled > 1:
+        yield {"heldout.generate_batch_size": max(1, sampled // 8)}
     if config.packing and config.pack_tokens > config.max_length_tokens:
         yield {"micro_batch_tokens": config.max_length_tokens}
     if not config.packing and config.micro_batch_size > 1:
@@ -110,6 +112,7 @@ def _largest(config: TrainConfig, workload: Workload) -> Pass:
     return Pass(
         tokens=tokens,
         targets=round(known.targets * share),
+        longest=known.longest,
         per_step=max(known.per_step / share, 2.0 if share < 1 else known.per_step),
     )
 

@@ -37,6 +37,8 @@ class Pass:
     """Padding included."""
     targets: int
     """Tokens with loss; only these have logits."""
+    longest: int
+    """Tokens of the longest row; what is generated is about as long."""
     per_step: float = 1.0
     """Passes of one optimiser step."""
 
@@ -48,7 +50,8 @@ class Estimate:
     parts: Mapping[str, int]
     moment: str
     """When that is: ``start`` (the model is there, nothing is spread yet), ``backward`` (all
-    activations are held), ``step`` (the update); on cores ``all``, see :func:`estimate`."""
+    activations are held), ``step`` (the update), ``evaluation`` (corrections are generated); on
+    cores ``all``, see :func:`estimate`."""
     host: int
     """Bytes of the machine's memory that a worker on a GPU needs besides."""
 
@@ -113,6 +116,11 @@ def _moments(
             "communication buckets": states.buckets,
         },
         "step": {**always, "gradients": states.gradients, "copies for the step": states.copies},
+        "evaluation": {
+            **always,
+            "gathered weights": states.gathered,
+            "keys and values": _generated(config, shape, largest),
+        },
     }
 
 
@@ -155,6 +163,13 @@ def _working(config: TrainConfig, shape: Shape, largest: Pass) -> int:
     gradients = 3 * _bytes_of(config) * shape.intermediate_size
     recomputed = layer_bytes(config, shape) if config.gradient_checkpointing else 0
     return max(loss, largest.tokens * (recomputed + gradients))
+
+
+def _generated(config: TrainConfig, shape: Shape, largest: Pass) -> int:
+    """Keys and values of the rows that are corrected at once when a run is evaluated."""
+    rows = -(-2 * config.heldout.generate_rows // config.num_workers)
+    each = 2 * shape.layers * shape.key_value_heads * shape.head_size * _bytes_of(config)
+    return min(rows, config.heldout.generate_batch_size) * largest.longest * each
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ def largest_pass(config: TrainConfig, corpus: Corpus) -> Pass:
     return Pass(
         tokens=max(_tokens_of(config, corpus, part) for part in parts),
         targets=max(corpus.target_tokens(part) for part in parts),
+        longest=int(corpus.row_lengths.max()),
         per_step=len(passes[0]),
     )
 
@@ -139,7 +140,10 @@ def _from_means(
         tokens_per_row=tokens,
         targets_per_row=targets,
         largest=Pass(
-            tokens=size, targets=round(size * targets / tokens), per_step=max(1.0, own / size)
+            tokens=size,
+            targets=round(size * targets / tokens),
+            longest=config.max_length_tokens,
+            per_step=max(1.0, own / size),
         ),
         source=source,
     )

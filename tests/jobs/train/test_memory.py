@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from aligner.tokens import Example
 from aligner_jobs.config.adapter import Lora
+from aligner_jobs.config.measuring import Heldout
 from aligner_jobs.config.model import ScratchModel, Shape
 from aligner_jobs.config.train import TrainConfig, Zero
 from aligner_jobs.train.batches import collate
@@ -65,7 +66,7 @@ def test_activations_are_as_large_as_estimated(
         loss.backward()  # type: ignore[no-untyped-call]
 
     tokens, targets = batch.tokens, len(batch.targets_K)
-    parts = estimate(settings, model, Pass(tokens=tokens, targets=targets)).parts
+    parts = estimate(settings, model, Pass(tokens=tokens, targets=targets, longest=128)).parts
     gradients = sum(p.numel() * p.element_size() for p in built.parameters())
     activations = parts["activations"] + parts["loss or layer at work"]
     # Gradients come as activations go: the most is between the larger of both and their sum.
@@ -120,13 +121,13 @@ LLAMA_7B = Shape(
     hidden_size=4096, layers=32, heads=32, intermediate_size=11008, vocab_size=32000,
     tied_embeddings=False,
 )  # fmt: skip
-PASS = Pass(tokens=2048, targets=1024, per_step=4)
+PASS = Pass(tokens=2048, targets=1024, longest=512, per_step=4)
 
 
 def states(stage: int, *, workers: int = 8, **changes: Any) -> dict[str, int]:
     settings = config(
         precision="bf16", use_gpu=True, num_workers=workers, gradient_checkpointing=True,
-        zero=Zero(stage=stage, **changes),
+        zero=Zero(stage=stage, **changes), heldout=Heldout(generate_rows=0),
     )  # fmt: skip
     return dict(estimate(settings, LLAMA_7B, PASS).parts)
 
@@ -138,6 +139,15 @@ def test_each_zero_stage_spreads_one_thing_more() -> None:
         stage: [round(8 * states(stage)[k] / parameters) for k in kinds] for stage in range(4)
     }
     assert spread == {0: [16, 16, 96], 1: [16, 16, 12], 2: [16, 2, 12], 3: [2, 2, 12]}
+
+
+def test_sampling_corrections_needs_keys_and_values_of_a_whole_batch() -> None:
+    """Two numbers of 4,096 for each of 32 layers and each token of 16 rows."""
+    heldout = Heldout(generate_rows=128, generate_batch_size=16)
+    settings = config(precision="bf16", use_gpu=True, num_workers=8, heldout=heldout)
+    found = estimate(settings, LLAMA_7B, Pass(tokens=512, targets=256, longest=2048))
+    assert found.moment == "evaluation"
+    assert found.parts["keys and values"] == 2 * 2 * 4096 * 32 * 2048 * 16
 
 
 def test_what_is_offloaded_leaves_the_gpu_for_the_machine() -> None:

@@ -76,7 +76,7 @@ def test_a_pass_costs_six_operations_for_each_parameter_and_token() -> None:
     shape = shape_of(config)
     workload = Workload(
         rows={"warmup": 0, "correction": 1}, tokens_per_row=1, targets_per_row=1,
-        largest=Pass(1, 1), source="",
+        largest=Pass(1, 1, 1), source="",
     )  # fmt: skip
     # The embedding is looked up, not multiplied.
     multiplied = shape.parameters - shape.embedding_parameters
