@@ -32,13 +32,16 @@ from aligner_jobs.train.encoding import block
 from aligner_jobs.train.engine import start_engine, train_step
 from aligner_jobs.train.hardware import GPUS
 from aligner_jobs.train.heldout import Group
-from aligner_jobs.train.memory import Pass, estimate
+from aligner_jobs.train.memory import estimate
 from aligner_jobs.train.model import build_model
 from aligner_jobs.train.objectives import CrossEntropy
 from aligner_jobs.train.plan import Workload, flops
 from aligner_jobs.train.shapes import shape_of
+from aligner_jobs.train.workload import largest_pass
 
 BAR = 0.45
+MEMORY_BAR = 0.15
+"""Share by which the planner's estimate of the memory may differ."""
 ROWS = 32
 """Of a global batch."""
 ROW_TOKENS, TARGETS = 512, 128
@@ -54,7 +57,7 @@ def config_of(name: str) -> TrainConfig:
     size, changes = CASES[name]
     path = programs.shipped_config("jobs", f"train/{size}.yaml")
     shape = shape_of(load(TrainConfig, path))
-    one = [f"global_batch_size={ROWS}", "num_workers=1", "micro_batch_size=1"]
+    one = [f"global_batch_size={ROWS}", "num_workers=1", "heldout.generate_rows=0"]
     config = load(TrainConfig, path, [*one, *changes])
     model = ScratchModel(kind="scratch", **shape.model_dump(include=set(Shape.model_fields)))
     return config.model_copy(update={"model": model})
@@ -93,19 +96,23 @@ def measure(name: str, *, gpu: GpuName, steps: int) -> None:
     """Print the settings and one BENCH line."""
     config = config_of(name)
     shape = shape_of(config)
-    largest = Pass(tokens=config.pack_tokens, targets=config.pack_tokens * TARGETS // ROW_TOKENS)
+    corpus = corpus_of(shape.vocab_size)
+    largest = largest_pass(config, corpus)
     work = Workload({}, ROW_TOKENS, TARGETS, largest, source="random")
     print(config.model_dump_json(exclude={"tracking", "plan", "heldout", "checkpoints"}))
     torch.cuda.reset_peak_memory_stats()
-    step_s = statistics.median(seconds_of(config, corpus_of(shape.vocab_size), steps=steps))
+    step_s = statistics.median(seconds_of(config, corpus, steps=steps))
     peak_gib = torch.cuda.max_memory_allocated() / 2**30
-    planned_gib = estimate(config, shape, largest).peak / 2**30
+    planned = estimate(config, shape, largest)
+    # What PyTorch counts is its own memory alone.
+    planned_gib = (planned.peak - planned.parts["process"]) / 2**30
     plain = config.model_copy(update={"gradient_checkpointing": False})
     mfu = ROWS * flops(plain, shape, work) / step_s / GPUS[gpu].bf16_flops
     tokens_per_s = ROWS * ROW_TOKENS / step_s
-    print(
-        f"{name}: {tokens_per_s:,.0f} tokens/s; peak {peak_gib:.1f} GiB, {planned_gib:.1f} planned"
-    )
+    print(f"{name}: {tokens_per_s:,.0f} tokens/s")
+    fits = "ok" if abs(planned_gib / peak_gib - 1) <= MEMORY_BAR else "short"
+    figures = f"{planned_gib:.1f} {peak_gib:.1f} {planned_gib / peak_gib:.2f} {MEMORY_BAR} {fits}"
+    print(f"BENCH gpu_plan_{name}_gib {figures}")
     verdict = "ok" if mfu >= BAR else "short"
     print(f"BENCH gpu_mfu_{name} {mfu:.3f} {BAR} {mfu / BAR:.2f} {BAR} {verdict}", flush=True)
 
