@@ -34,8 +34,10 @@ from made_datasets import published_dataset, simworld_rows  # noqa: E402 - lies 
 MACHINES = 2
 BAR = 1e-3
 NOTICE_S = 15
-QUIET_S = 25.0
-"""A kill comes at most so long after the one before: also while all is still starting up."""
+QUIET_S = 5.0
+"""A kill comes at most so long after steps are heard of again."""
+STARTING = 0.3
+"""Share of the kills that do not wait for that, and hit what is still starting up."""
 
 
 def settings(dataset: str, out: Path, *, epochs: int, elastic: bool) -> dict[str, Any]:
@@ -72,6 +74,7 @@ class Driver:
         """By step; several where a step was trained more than once."""
         self.result: dict[str, Any] | None = None
         self.restarts = 0
+        self._heard = threading.Event()
         self._thread = threading.Thread(target=self._go_on, daemon=True)
         self._thread.start()
 
@@ -81,6 +84,12 @@ class Driver:
 
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
+
+    def wait_for_steps(self) -> None:
+        """Until a loss is heard of, or all is over."""
+        self._heard.clear()
+        while self.running and not self._heard.wait(0.1):
+            pass
 
     def join(self) -> None:
         self._thread.join()
@@ -104,6 +113,7 @@ class Driver:
     def _hear(self, words: dict[str, Any]) -> None:
         if "loss" in words:
             self.losses.setdefault(words["step"], []).append(words["loss"])
+            self._heard.set()
         else:
             self.result = words
 
@@ -174,6 +184,8 @@ def disturbed(config: Path, *, kills: int, kinds: list[str]) -> Driver:
     random.shuffle(order)
     try:
         for kind in order:
+            if random.random() > STARTING:
+                driver.wait_for_steps()
             time.sleep(random.uniform(0, QUIET_S))
             if not driver.running:
                 break

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import ray
@@ -15,7 +16,11 @@ from ray.train import (
     ScalingConfig,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import (
+    ControllerError,
+    TrainingFailedError,
+    WorkerGroupError,
+)
 from ray.train.v2.api.result import Result
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
@@ -55,7 +60,7 @@ def run_group(
         "material": ray.put(material),
         "board": board,
     }
-    fit = _Background(_trainer(config, material, job).fit)
+    fit = _Background(partial(_fit, config, material, job))
     running, begun = True, False
     with runtime.sigterm_noticed() as noticed:
         while running:
@@ -73,6 +78,17 @@ def run_group(
     if outcome.failure is not None:
         raise outcome.failure
     return outcome
+
+
+def _fit(config: TrainConfig, material: Material, job: dict[str, Any]) -> Result:
+    """Train; Ray Train itself does not start again where a worker dies before all have started."""
+    for restarts_left in range(config.max_failures, -1, -1):
+        try:
+            return cast(Result, _trainer(config, material, job).fit())
+        except ControllerError as exc:
+            if not restarts_left or not isinstance(exc.controller_failure, RayActorError):
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _trainer(config: TrainConfig, material: Material, job: dict[str, Any]) -> Any:
@@ -153,7 +169,8 @@ def _sentence(error: TrainingFailedError, config: TrainConfig) -> AlignerError:
     if any(not isinstance(failure, RayActorError) for failure in failures.values()):
         # Nobody foresaw this one: its traceback is needed to mend it.
         Console(stderr=True).print(str(error), markup=False, highlight=False)
-    rank, first = next(iter(failures.items()), (0, error))
+    unknown = error.controller_failure if isinstance(error, ControllerError) else error
+    rank, first = next(iter(failures.items()), (0, unknown))
     what = str(first).strip().splitlines()[0] if str(first).strip() else type(first).__name__
     return TrainingError(
         f"{config.out}: training stopped after {config.max_failures} restarts, worker {rank} "
