@@ -82,13 +82,18 @@ def run_group(
 
 def _fit(config: TrainConfig, material: Material, job: dict[str, Any]) -> Result:
     """Train; Ray Train itself does not start again where a worker dies before all have started."""
-    for restarts_left in range(config.max_failures, -1, -1):
+    failures = 0
+    while True:
         try:
             return cast(Result, _trainer(config, material, job).fit())
         except ControllerError as exc:
-            if not restarts_left or not isinstance(exc.controller_failure, RayActorError):
+            failures += 1
+            if failures > config.max_failures or not _lost_a_worker(exc):
                 raise
-    raise AssertionError("the last attempt returns or raises")
+
+
+def _lost_a_worker(error: ControllerError) -> bool:
+    return isinstance(error.controller_failure, RayActorError)
 
 
 def _trainer(config: TrainConfig, material: Material, job: dict[str, Any]) -> Any:
