@@ -160,7 +160,7 @@ class Machines:
         self._others.append(self._new())
 
     def _new(self) -> Any:
-        return self.cluster.add_node(num_cpus=1)  # type: ignore[no-untyped-call]
+        return self.cluster.add_node(num_cpus=1)
 
 
 def _trains(process: psutil.Process) -> bool:

@@ -99,8 +99,9 @@ def _lost_a_worker(error: ControllerError) -> bool:
 def _trainer(config: TrainConfig, material: Material, job: dict[str, Any]) -> Any:
     filesystem, path = open_storage(f"{config.out}/checkpoints")
     forget_broken_list(filesystem, f"{path}/{material.run_name}")
-    return TorchTrainer(
-        cast(Any, train_loop),
+    # Ray's stubs describe trainer and RunConfig as they were before V2.
+    return cast(Any, TorchTrainer)(
+        train_loop,
         train_loop_config=job,
         validation_config=validation(config, job),
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
@@ -109,7 +110,6 @@ def _trainer(config: TrainConfig, material: Material, job: dict[str, Any]) -> An
             use_gpu=config.use_gpu,
             resources_per_worker=_resources(config),
         ),
-        # Ray's stubs describe the RunConfig of before V2.
         run_config=cast(Any, RunConfig)(
             # A name that was used before continues that run from its last checkpoint.
             name=material.run_name,

@@ -56,7 +56,7 @@ class Trained:
         for _ in range(steps):
             loss = (self.model(torch.ones(self.model.in_features)) ** 2).sum()
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
         return loss.item()
 
