@@ -36,7 +36,7 @@ def workload_of(config: TrainConfig) -> Workload:
     Raises:
         DataError: The dataset is there and cannot be used.
     """
-    if not config.plan.sample_rows or not artefacts.exists(config.dataset):
+    if not config.plan.sample_rows or not _is_at_hand(config.dataset):
         return _assumed(config)
     dataset = artefacts.read_manifest(config.dataset, kind="dataset")
     template = dataset.require_fingerprint(where=config.dataset)
@@ -45,6 +45,14 @@ def workload_of(config: TrainConfig) -> Workload:
     if files is None:
         return _by_characters(config, dataset, rows, template)
     return _tokenised(config, dataset, rows, files, template)
+
+
+def _is_at_hand(uri: str) -> bool:
+    """A plan may be made far from the storage that the run will have."""
+    try:
+        return artefacts.exists(uri)
+    except DataError:
+        return False
 
 
 def _assumed(config: TrainConfig) -> Workload:
