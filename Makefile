@@ -5,7 +5,7 @@
 ARGS ?=
 # Which build of the engines goes into .venv: cpu or gpu. Changing it reinstalls.
 ENGINES ?= cpu
-# Processes that run tests at the same time; each needs some 8 GiB. 0 for a debugger.
+# Processes that run tests at the same time; 0 for a debugger, or where memory is short.
 WORKERS ?= 2
 # The graph of `make serve`.
 CONFIG ?= serve/configs/quickstart.yaml
