@@ -1,5 +1,6 @@
 """Where a run's checkpoints are kept: a folder that all machines see, or S3."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -192,7 +193,9 @@ class Storage:
     def sweep(self, keep: Collection[str]) -> None:
         """Remove folders that are not in ``keep``: uploads that broke off."""
         for name in set(self.names()) - set(keep):
-            self._filesystem.delete_dir(f"{self.path}/{name}")
+            # What cannot be removed now is swept by the next start.
+            with contextlib.suppress(OSError):
+                self._filesystem.delete_dir(f"{self.path}/{name}")
 
     def _all(self) -> list[str]:
         return _folders(self._filesystem, self.path)
