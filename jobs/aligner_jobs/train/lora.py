@@ -16,8 +16,18 @@ def add_lora(model: Any, spec: Lora) -> None:
     """Freeze ``model`` and add ``spec`` to its linear layers, in place; it begins as a zero.
 
     Raises:
-        ConfigError: The model has no layer of a name that ``spec`` targets.
+        ConfigError: The model has no linear layer of a name that ``spec`` targets.
     """
+    linear = {
+        name.rpartition(".")[2]
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+    if unknown := sorted(set(spec.targets) - linear):
+        raise ConfigError(
+            f"adapter.targets: the model has no linear layers {', '.join(unknown)}; "
+            f"it has {', '.join(sorted(linear))}. Name some of them, or none for all."
+        )
     # In the function: most runs train all weights and need not wait for it.
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -27,13 +37,7 @@ def add_lora(model: Any, spec: Lora) -> None:
         lora_dropout=spec.dropout,
         target_modules=list(spec.targets) or "all-linear",
     )
-    try:
-        inject_adapter_in_model(settings, model, adapter_name=_NAME)
-    except ValueError:
-        raise ConfigError(
-            f"adapter.targets: the model has no layers {', '.join(spec.targets)}; "
-            "name some that it has (q_proj, say), or none for all."
-        ) from None
+    inject_adapter_in_model(settings, model, adapter_name=_NAME)
 
 
 def is_addition(name: str) -> bool:
@@ -58,5 +62,8 @@ def parts(layer: Any) -> list[torch.nn.Parameter]:
 
 
 def merged(weight: torch.Tensor, layer: Any) -> torch.Tensor:
-    """``weight`` with the addition of ``layer``, summed in fp32."""
-    return (weight.float() + layer.get_delta_weight(_NAME).float()).to(weight.dtype)
+    """A copy of ``weight`` with the addition of ``layer``, summed in fp32."""
+    into, out_of = (factor.detach().float() for factor in parts(layer))
+    # In place: the weights of a large layer would else be there in fp32 three times.
+    total = weight.to(torch.float32, copy=True)
+    return total.addmm_(out_of, into, alpha=layer.scaling[_NAME]).to(weight.dtype)
