@@ -274,7 +274,10 @@ class _States:
         """
         if self.stage == 0:
             return 0
-        return self._b * (_BUCKET if self.config.use_gpu else min(_BUCKET, self._trained))
+        filled = min(_BUCKET, self._trained)
+        # Stage 3 puts what it has gathered into another order, in a copy.
+        copied = filled if self.stage == 3 else 0
+        return self._b * ((_BUCKET if self.config.use_gpu else filled) + copied)
 
     @property
     def host(self) -> int:
