@@ -101,6 +101,14 @@ def main() -> None:
             partitioned=config.zero.stage == 3,
         )
         assert failure is None
+        # Where the first worker cannot write, the others do not wait for it.
+        refused = write_weights(
+            engine.module,
+            folder / "missing" if rank == 0 else None,
+            shard_bytes=config.export.shard_bytes,
+            partitioned=config.zero.stage == 3,
+        )
+        assert (refused is not None) == (rank == 0)
     if rank == 0:
         (folder / "losses.json").write_text(json.dumps(losses))
     distributed.destroy_process_group()
