@@ -102,8 +102,8 @@ def _versions() -> Mapping[str, str]:
 
 
 def _show(console: Console, made: Plan, config: TrainConfig) -> None:
-    memory = Table(title=f"memory of one worker ({made.device.name}), moment: {made.memory.moment}")
-    memory.add_column("for")
+    memory = Table(title="most that one worker holds")
+    memory.add_column(f"at: {made.memory.moment}")
     memory.add_column("GiB", justify="right")
     for name, size in sorted(made.memory.parts.items(), key=lambda part: -part[1]):
         if size:
@@ -129,8 +129,8 @@ def _run_table(made: Plan, config: TrainConfig) -> Table:
     table.add_row("largest pass", f"{largest.tokens:,} tokens, {largest.targets:,} with loss")
     table.add_row("tokens", f"{made.tokens:,}, {made.target_tokens:,} with loss")
     table.add_row("time", f"{made.seconds / 3600:,.1f} h, {made.tokens_per_s:,.0f} tokens/s")
-    peak = f"{made.device.flops / 1e12:,.2f} TFLOP/s"
-    table.add_row("at", f"{config.plan.utilisation:.0%} of {made.workers} x {peak}; steps alone")
+    peak = f"{made.workers} x {made.device.name} ({made.device.flops / 1e12:,.2f} TFLOP/s)"
+    table.add_row("at", f"{config.plan.utilisation:.0%} of {peak}, the steps alone")
     price = f"{made.device.usd_per_hour:.2f} USD an hour and worker"
     table.add_row("money", f"{made.usd:,.2f} USD at {price}")
     return table
