@@ -9,7 +9,7 @@ turns, an epoch each, so that a busy machine disturbs them alike; start-up and t
 not counted, and the ratio is the median of those of single turns. The rows are preference pairs of
 hh-rlhf, where ``--hh`` finds them, or texts of such lengths.
 
-    python tests/bench/bench_train.py [--turns 3] [--rows 64] [--cores 2] [--zero 0] [--hh FILE]
+    python tests/bench/bench_train.py [--turns 5] [--rows 32] [--cores 2] [--zero 0] [--hh FILE]
 """
 
 import argparse
@@ -274,8 +274,8 @@ def line(peer: str, ours: list[float], theirs: list[float]) -> None:
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--cores", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--zero", type=int, choices=range(4), default=0)
     parser.add_argument("--hh", type=Path, default=HH)
