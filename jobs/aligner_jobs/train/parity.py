@@ -7,10 +7,10 @@ that differs does not make all that follow it differ.
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import ray
 
@@ -26,7 +26,10 @@ from aligner_jobs.correct import engine_kwargs, run_engine
 from aligner_jobs.train.shards import read_rows, sample
 
 _TOLERANCE: Final = {"fp32": 0.01, "bf16": 0.25}
-_DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16"}
+_DTYPES: Final[Mapping[str, Literal["float32", "bfloat16"]]] = {
+    "fp32": "float32",
+    "bf16": "bfloat16",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,7 @@ def _prompts(config: TrainConfig, export: Manifest, folder: Path) -> list[list[i
 def _replies(config: TrainConfig, prompts: Sequence[list[int]], folder: Path) -> Iterable[Reply]:
     import ray.data
 
-    engine = EngineConfig(gpus=int(config.use_gpu), dtype=_DTYPES[config.precision])  # type: ignore[arg-type]
+    engine = EngineConfig(gpus=int(config.use_gpu), dtype=_DTYPES[config.precision])
     limit = config.export.parity.new_tokens
     rows = [
         {
