@@ -155,7 +155,8 @@ def test_a_dataset_on_s3_has_packs_and_a_page_and_is_read_by_training_and_evalua
     assert sum(len(one.row_ids) for one in packed) == manifest.counts["train"]
 
     raw = {"dataset": out, "out": str(tmp_path / "model"), "model": {"kind": "scratch"}}
-    made = material.prepare(validate(TrainConfig, raw, where="test"), manifest)
+    training = validate(TrainConfig, raw, where="test")
+    made = material.load(training, manifest, material.survey(training, manifest))
     assert len(made.phases["correction"]) == manifest.counts["train"]
     assert made.parents == (manifest.as_parent(out),)
     with pytest.raises(
