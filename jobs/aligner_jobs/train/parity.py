@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import ray
 
@@ -144,7 +144,7 @@ def _compare(config: TrainConfig, export: Manifest) -> Agreement:
             )
         replies = list(_replies(config, prompts, folder))
         # Where the workers ran: the driver's machine may have no GPU.
-        read: Any = ray.remote(num_cpus=1, num_gpus=int(config.use_gpu))(read_replies)
+        read: Any = ray.remote(num_cpus=1, num_gpus=int(config.use_gpu))(cast(Any, read_replies))
         readings = ray.get(
             read.remote(
                 folder,
