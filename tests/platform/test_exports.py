@@ -33,7 +33,7 @@ def test_only_exports_that_correct_answers_are_aligners(tmp_path: Path) -> None:
     _, manifest = publish(tmp_path)
     assert exports.require_aligner(manifest, where="here") == PLAIN
     upstream = manifest.model_copy(update={"spec": {"objective": {"kind": "dpo"}}})
-    with pytest.raises(ContractMismatch, match="here: was trained with objective.kind=dpo"):
+    with pytest.raises(ContractMismatch, match=r"here: was trained with objective\.kind=dpo"):
         exports.require_aligner(upstream, where="here")
 
 
