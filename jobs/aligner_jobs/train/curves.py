@@ -99,7 +99,7 @@ def _rates(axes: Axes, history: History, border: int) -> None:
             axes.plot(steps, percent, line, color=color, marker=marker, markersize=4, label=label)
     _framed(axes, "sampled corrections (%)", border)
     axes.set_ylim(-2, 102)
-    if axes.lines:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=7)
 
 

@@ -55,6 +55,11 @@ def test_a_run_without_held_out_rows_has_a_page() -> None:
     assert "<svg" in render("train-ab", {}, {})
 
 
+def test_two_phases_without_samples_have_a_page() -> None:
+    losses = {name: values for name, values in HISTORY.items() if name.endswith("/loss")}
+    assert "<svg" in render("train-ab", losses, METRICS, samples=[])
+
+
 def test_long_runs_are_thinned_for_drawing() -> None:
     long = {"correction/loss": {step: 1.0 + step % 7 for step in range(1, 100_001)}}
     assert len(curves_svg(long)) < 100_000
