@@ -53,7 +53,9 @@ class Relay:
         if self._server is not None:
             self._server.close()
             self._server = None
-        # Also those that were taken only now and have no reader yet: nothing may stay open.
+        # A connection that was taken only now is closed by the task that serves it; one that is
+        # cancelled before its first line would leave it open.
+        await asyncio.sleep(0.01)
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in others:
                 task.cancel()

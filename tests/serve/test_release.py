@@ -25,6 +25,9 @@ class Registry:
     def __init__(self, source: str, tags: Mapping[str, str]) -> None:
         self._version = ModelVersion("fixer", "3", source, tags=tags)
 
+    def require_answer(self) -> None:
+        pass
+
     def version(self, name: str, version_or_alias: str) -> ModelVersion:
         if (name, version_or_alias) != ("fixer", "@champion"):
             raise DataError(f"model {name!r} has no version or alias {version_or_alias!r}.")

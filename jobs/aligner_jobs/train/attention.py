@@ -111,9 +111,10 @@ def packed_attention(
         # Padded rows, and generation.
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(
+        output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
+        return output, None
     query_THE, key_THE, value_THE = (x[0].transpose(0, 1) for x in (query, key, value))
     half = query.dtype in (torch.float16, torch.bfloat16)
     attend = _variable_length if query.is_cuda and half else _side_by_side

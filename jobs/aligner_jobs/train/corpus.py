@@ -59,7 +59,8 @@ class Corpus:
         """Tokens of each row, all its documents together."""
         if self.documents_per_row == 1:
             return self.lengths
-        return self.lengths.reshape(-1, self.documents_per_row).sum(axis=1)
+        summed: IntArray = self.lengths.reshape(-1, self.documents_per_row).sum(axis=1)
+        return summed
 
     def documents_of(self, rows: IntArray) -> IntArray:
         """The documents of ``rows``, row by row."""

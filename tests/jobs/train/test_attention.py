@@ -39,13 +39,13 @@ def test_it_equals_attention_over_each_document_alone(lengths: list[int], key_he
     found, _ = packed_attention(
         torch.nn.Module(), query, key, value, None, scaling=0.3, layout=layout_of(np.array(lengths))
     )
-    alone = []
-    for one in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True):
-        alone.append(
-            functional.scaled_dot_product_attention(
-                *one, is_causal=True, scale=0.3, enable_gqa=True
-            ).transpose(1, 2)
-        )
+    parts = [torch.split(x, lengths, dim=2) for x in (query, key, value)]
+    alone = [
+        functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=0.3, enable_gqa=True
+        ).transpose(1, 2)
+        for q, k, v in zip(*parts, strict=True)
+    ]
     expected = torch.cat(alone, dim=1)
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(expected)
@@ -70,8 +70,8 @@ def test_losses_of_documents_in_a_pack_equal_those_of_each_alone() -> None:
     padded = losses(network, collate(corpus, every, packed=False))
     for number in every:
         (alone,) = losses(network, collate(corpus, np.array([number]), packed=False)).values()
-        assert packed[number] == pytest.approx(alone, abs=1e-4)
-        assert padded[number] == pytest.approx(alone, abs=1e-4)
+        assert packed[int(number)] == pytest.approx(alone, abs=1e-4)
+        assert padded[int(number)] == pytest.approx(alone, abs=1e-4)
 
 
 def test_a_changed_neighbour_changes_nothing() -> None:
