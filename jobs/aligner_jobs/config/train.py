@@ -227,6 +227,16 @@ class TrainConfig(StrictModel):
             raise ValueError("warmup.epochs and correction.epochs are both 0; raise one")
         return self
 
+    @model_validator(mode="after")
+    def _server_can_reach_it(self) -> Self:
+        server = self.tracking.uri.startswith(("http://", "https://"))
+        if self.register_as and server and "://" not in self.out:
+            raise ValueError(
+                f"out={self.out} is a folder of this machine, which a tracking server registers "
+                "no model from; name an s3:// place, or set register_as=null"
+            )
+        return self
+
     @property
     def pack_tokens(self) -> int:
         """Tokens that a pack may hold."""

@@ -33,6 +33,7 @@ def test_defaults_are_those_of_the_paper() -> None:
     [
         ({"num_workers": 2, "min_workers": 3}, "min_workers=3 is more than num_workers=2; lower"),
         ({"warmup": {"epochs": 0}, "correction": {"epochs": 0}}, "both 0; raise one"),
+        ({"register_as": "m", "tracking": {"uri": "http://server:5000"}}, "out=o is a folder of"),
         ({"model": {"kind": "scratch", "heads": 3}}, "must be an even multiple of heads=3"),
         ({"model": {"kind": "gpt"}}, "'scratch', 'pretrained'"),
         ({"modle": 1}, "key 'modle' is unknown, did you mean 'model'"),
