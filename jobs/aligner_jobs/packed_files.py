@@ -14,7 +14,7 @@ from aligner.adapters.hf_tokenizer import (
     HfTokenizer,
     TokenizerFiles,
     hash_files,
-    open_files,
+    open_files_once,
     read_files,
 )
 from aligner.packing import PACK_SCHEMA, WINDOW_ROWS, Document, pack, to_table
@@ -128,7 +128,7 @@ def pack_chunk(
     chunk: Chunk, *, files: TokenizerFiles, template: PromptTemplate, max_tokens: int
 ) -> Done:
     """Columns out: :data:`PACK_SCHEMA`. Rows: the packs of the chunk's windows, in order."""
-    tokenizer = _tokenizer(tuple(sorted(files.items())))
+    tokenizer = open_files_once(files)
     packs, found = [], Packs()
     for number, start in enumerate(range(0, chunk.rows.num_rows, WINDOW_ROWS)):
         documents = _documents(chunk.rows.slice(start, WINDOW_ROWS), template, tokenizer)
@@ -181,9 +181,3 @@ def _documents(rows: pa.Table, template: PromptTemplate, tokenizer: Tokenizer) -
         )
         for row in rows.to_pylist()
     ]
-
-
-@functools.lru_cache(maxsize=1)
-def _tokenizer(files: tuple[tuple[str, bytes], ...]) -> HfTokenizer:
-    """Loading takes as long as encoding a thousand rows; a worker does it once."""
-    return open_files(dict(files))

@@ -1,6 +1,5 @@
 """Rows as tokens: what Ray Data's tasks do with one row group of the dataset at a time."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -8,7 +7,7 @@ from typing import Any, Final, assert_never
 
 import pyarrow as pa
 
-from aligner.adapters.hf_tokenizer import HfTokenizer, TokenizerFiles, open_files
+from aligner.adapters.hf_tokenizer import HfTokenizer, TokenizerFiles, open_files_once
 from aligner.errors import DataError
 from aligner.packing import read_packs
 from aligner.prompt import PromptTemplate
@@ -51,7 +50,7 @@ class EncodeRows:
 
     def table(self, rows: Iterable[Triple]) -> pa.Table:
         """``rows`` as one table."""
-        tokenizer = _tokenizer(tuple(sorted(self.tokenizer.items())))
+        tokenizer = open_files_once(self.tokenizer)
         return block(
             (row.row_id, *self._judged(documents(row, self, tokenizer), row)) for row in rows
         )
@@ -169,9 +168,3 @@ def block(rows: Iterable[tuple[str, str, list[Example]]]) -> pa.Table:
         pa.array(column, kind.type) for column, kind in zip(columns, BLOCK_SCHEMA, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=BLOCK_SCHEMA)
-
-
-@functools.lru_cache(maxsize=1)
-def _tokenizer(files: tuple[tuple[str, bytes], ...]) -> HfTokenizer:
-    """Loading takes as long as encoding a thousand rows; a process does it once."""
-    return open_files(dict(files))

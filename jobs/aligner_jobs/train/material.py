@@ -107,12 +107,11 @@ def load(
             f"{config.dataset}/train: none of {funnels['train'].rows_in} rows fits into "
             f"max_length_tokens={config.max_length_tokens}; raise it."
         )
-    samples = {
-        size: sample(read_rows(config.dataset, _HELDOUT), size)
-        for size in {config.heldout.rows, config.heldout.generate_rows}
-    }
+    rows, generate_rows = config.heldout.rows, config.heldout.generate_rows
+    # The smaller sample is the beginning of the larger one.
+    drawn = sample(read_rows(config.dataset, _HELDOUT), max(rows, generate_rows))
     heldout, verdicts = local_corpus(
-        [encode.table(samples[config.heldout.rows])], documents_per_row=_documents(config)
+        [encode.table(drawn[:rows])], documents_per_row=_documents(config)
     )
     funnels[_HELDOUT] = _funnel(_HELDOUT, verdicts)
     if config.early_stop is not None and not len(heldout):
@@ -128,8 +127,8 @@ def load(
         tokenizer=found.tokenizer,
         phases={phase: corpora[split] for phase, split in _SPLITS.items()},
         heldout=heldout,
-        copy_sample=tuple(samples[config.heldout.generate_rows]),
-        identity_sample=tuple(sample(identical, config.heldout.generate_rows)),
+        copy_sample=tuple(drawn[:generate_rows]),
+        identity_sample=tuple(sample(identical, generate_rows)),
         parents=found.parents,
         funnels=funnels,
     )

@@ -4,6 +4,7 @@ It loads in milliseconds and draws in neither torch nor transformers, so that ev
 serving render and encode exactly as training did, wherever they run.
 """
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -111,12 +112,25 @@ def open_files(files: TokenizerFiles) -> HfTokenizer:
         return HfTokenizer.load(folder)
 
 
+def open_files_once(files: TokenizerFiles) -> HfTokenizer:
+    """As :func:`open_files`, and kept for the next call with the same files.
+
+    Loading takes as long as encoding a thousand rows; a worker's process does it once.
+    """
+    return _opened(tuple(sorted(files.items())))
+
+
 def hash_files(files: TokenizerFiles) -> str:
     """SHA-256 over names and contents."""
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(files: tuple[tuple[str, bytes], ...]) -> HfTokenizer:
+    return open_files(dict(files))
 
 
 def _special_id(folder: Path, backend: tokenizers.Tokenizer, which: str) -> int | None:
