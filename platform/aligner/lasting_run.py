@@ -108,7 +108,7 @@ class LastingRun:
     def _sent(self, entry: Entry) -> bool:
         """Whether ``entry`` is dealt with: recorded, or refused for good."""
         try:
-            # MLflow tries for minutes before it gives up, and nobody would be served meanwhile.
+            # MLflow tries for seconds before it gives up, and nobody would be served meanwhile.
             self._tracker.require_answer()
             send(entry, self._run)
         except TrackingAway as exc:

@@ -21,7 +21,7 @@ def redacted(uri: str) -> str:
 
 
 def require_answer(uri: str) -> None:
-    """Look before MLflow does: it tries for minutes before it gives up.
+    """Look before MLflow does: it tries for seconds before it gives up.
 
     Raises:
         TrackingAway: Nobody listens there, or another program holds the database.

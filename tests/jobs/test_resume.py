@@ -90,11 +90,12 @@ def test_a_killed_job_resumes_without_paying_twice(tmp_path: Path, logs: Path) -
         seen = api.seen()
     assert resumed.content_hash == whole.content_hash
     assert seen.distinct == QUESTIONS
-    # What was under way when the job was killed is all that may be paid for again.
-    assert seen.paid_twice <= 2 * 16
+    # What was under way when the job was killed is all that may be paid for again: what the two
+    # workers had open, and as much that had come back and was being stored, as others go out then.
+    assert seen.paid_twice <= 2 * 2 * 16
     ledger = resumed.facts["ledger"]["upstreams.flaky"]
     assert ledger["kept"] >= 200
     assert ledger["failed"] == 0
-    assert ledger["completion_tokens"] >= 20 * (QUESTIONS - 32)
+    assert ledger["completion_tokens"] >= 20 * (QUESTIONS - 2 * 2 * 16)
     assert ledger["usd"] == pytest.approx(ledger["completion_tokens"] / 1000)
     assert secrets_in(logs) == []

@@ -323,6 +323,8 @@ def _client(uri: str) -> Any:
     """An ``MlflowClient`` for ``uri``, with MLflow's progress messages silenced."""
     # Read while MLflow is imported, so it must be set before.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Seven by default, which takes four minutes; whoever can wait tries again in a better place.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from mlflow import MlflowClient
 
     for name, level in (
