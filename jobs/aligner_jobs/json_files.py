@@ -14,6 +14,9 @@ from typing import BinaryIO, Final
 from aligner.errors import DataError
 from aligner_jobs.raw_rows import BadRow, Record
 
+BROKEN_JSON: Final = "broken_json"
+"""A line that is no JSON, among others that are."""
+
 _CHUNK_BYTES: Final = 1 << 20
 _BOM: Final = b"\xef\xbb\xbf"
 _BETWEEN: Final = re.compile(r"[\s,]*")
@@ -40,7 +43,7 @@ def _lines(stream: BinaryIO, path: str) -> Iterator[Record | BadRow]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
-            yield BadRow(where, "broken_json")
+            yield BadRow(where, BROKEN_JSON)
             continue
         yield _checked(value, where)
 

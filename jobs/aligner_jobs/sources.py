@@ -13,6 +13,7 @@ from aligner_jobs import conversations, transcripts
 from aligner_jobs.config.sources import (
     AnswersSource,
     ConversationsSource,
+    FeedbackSource,
     PreferenceSource,
     QacSource,
     QuestionsSource,
@@ -20,11 +21,14 @@ from aligner_jobs.config.sources import (
     SimworldSource,
     Source,
 )
+from aligner_jobs.feedback_files import NOT_BAD, read_feedback
 from aligner_jobs.raw_rows import BadRow, Record, RowProblem
 from aligner_jobs.source_files import locate, read_records
 
 LATER_STEP: Final = "later_step"
 """Set aside because the config asks for it; not a bad row."""
+
+_NOT_BAD: Final = NOT_BAD | {LATER_STEP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,8 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The unit of reading: one file of a source, or a source that is made in memory."""
+    """The unit of reading: one file of a source, or a source that is made in memory or whose
+    files must be seen together."""
 
     name: str
     """Of the source."""
@@ -54,6 +59,8 @@ def pieces(name: str, source: Source) -> list[Piece]:
     """
     if isinstance(source, SimworldSource):
         return [Piece(name, source, "simworld")]
+    if isinstance(source, FeedbackSource):
+        return [Piece(name, source, source.path)]
     return [Piece(name, source, path) for path in locate(source.path, source.format)]
 
 
@@ -67,7 +74,7 @@ def read(piece: Piece, *, seed: int, max_bad_share: float) -> Iterator[Item | Ba
     rows, reasons, first = 0, Counter[str](), None
     for item in _items(piece, seed):
         rows += 1
-        if isinstance(item, BadRow) and item.reason != LATER_STEP:
+        if isinstance(item, BadRow) and item.reason not in _NOT_BAD:
             reasons[item.reason] += 1
             first = first or item
         yield item
@@ -91,6 +98,10 @@ def _items(piece: Piece, seed: int) -> Iterator[Item | BadRow]:
         asked = training_questions(World(seed), piece.source.limit)
         for number, question in enumerate(asked, start=1):
             yield Item(f"{piece.path}, row {number}", question)
+        return
+    if isinstance(piece.source, FeedbackSource):
+        for said in read_feedback(piece.name, piece.source):
+            yield said if isinstance(said, BadRow) else Item(*said)
         return
     for record in read_records(piece.path, piece.source.format):
         if isinstance(record, BadRow):
@@ -136,7 +147,7 @@ def _row(name: str, source: Source, record: dict[str, Any]) -> Question | Answer
             return _triple(name, source, record)
         case PreferenceSource():
             return _pair(name, source, record)
-        case SimworldSource() | ConversationsSource():
+        case SimworldSource() | ConversationsSource() | FeedbackSource():
             raise AssertionError("not read row by row")
         case unreachable:
             assert_never(unreachable)

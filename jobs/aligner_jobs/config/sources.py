@@ -172,6 +172,19 @@ class PreferenceSource(_FileSource):
     """How messages are written down (``messages`` only)."""
 
 
+class FeedbackSource(_FileSource):
+    """What users said of served corrections: the folder that a gateway keeps it in.
+
+    What they accepted, and what they wrote themselves, are corrections. Of several rows about one
+    request the latest counts.
+    """
+
+    kind: Literal["feedback"]
+
+    rejected: Literal["set_aside", "teach"] = "set_aside"
+    """Answers whose corrections were rejected: left out, or corrected by the teacher."""
+
+
 Source = Annotated[
     SimworldSource
     | QuestionsSource
@@ -179,7 +192,8 @@ Source = Annotated[
     | AnswersSource
     | QacSource
     | RevisionsSource
-    | PreferenceSource,
+    | PreferenceSource
+    | FeedbackSource,
     Field(discriminator="kind"),
 ]
 
@@ -194,5 +208,7 @@ def brings(source: Source) -> Literal["questions", "answers", "corrections"]:
             return "answers"
         case QacSource() | RevisionsSource() | PreferenceSource():
             return "corrections"
+        case FeedbackSource():
+            return "answers" if source.rejected == "teach" else "corrections"
         case unreachable:
             assert_never(unreachable)

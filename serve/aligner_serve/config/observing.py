@@ -33,5 +33,5 @@ class ObservingConfig(StrictModel):
     log_text_share: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of requests whose line in the log holds question, answer and correction."""
 
-    prices: dict[str, Price] = {}
+    prices: dict[str, Price] = Field(default_factory=dict)
     """Name of an upstream or an aligner to what it costs, for the metric ``aligner_usd``."""
