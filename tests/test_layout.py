@@ -31,7 +31,7 @@ CONFIG_CLASSES = {
     "jobs/configs/promote": "aligner_jobs.config.promote:PromoteConfig",
     "jobs/configs/quickstart": "aligner_jobs.config.quickstart:QuickstartConfig",
     "jobs/configs/train": "aligner_jobs.config.train:TrainConfig",
-    "serve/configs": "aligner_serve.config:GraphConfig",
+    "serve/configs": "aligner_serve.config.graph:GraphConfig",
 }
 """Folder of shipped YAML -> the class that each file in it loads into."""
 

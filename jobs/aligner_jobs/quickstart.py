@@ -182,7 +182,7 @@ def _serve_and_ask(road: _Road, base_url: str, env: dict[str, str]) -> tuple[Ser
                 raise programs.ProgramFailed("aligner serve did not come up; see its message.")
             time.sleep(0.2)
         state = json.loads(ready.read_text(encoding="utf-8"))
-        return _ask(road, str(state["url"])), str(state["version"])
+        return _ask(road, str(state["url"])), ", ".join(state["versions"].values())
 
 
 def _ask(road: _Road, url: str) -> ServedRequest:

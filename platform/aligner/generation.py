@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from aligner.config import StrictModel
 from aligner.records import Turn
@@ -36,6 +36,17 @@ class Sampling(StrictModel):
 
     seed: int | None = None
     """Sampling seed, where the endpoint honours one."""
+
+    stop: tuple[str, ...] = Field(default=(), max_length=4)
+    """Texts that end the generation and are not part of it."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_stop(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Replies are kept under a hash of this: those of earlier versions must be found again.
+        dumped: dict[str, Any] = handler(self)
+        if not self.stop:
+            dumped.pop("stop", None)
+        return dumped
 
 
 class Endpoint(StrictModel):
@@ -135,6 +146,8 @@ def openai_parameters(sampling: Sampling) -> dict[str, Any]:
     }
     if sampling.seed is not None:
         parameters["seed"] = sampling.seed
+    if sampling.stop:
+        parameters["stop"] = list(sampling.stop)
     if extra:
         parameters["extra_body"] = extra
     return parameters
@@ -152,11 +165,11 @@ def completions_in(reply: Any) -> list[Completion] | Literal["malformed", "no_te
         return "malformed"
     if not choices or not all(isinstance(text, str) for text, _ in choices):
         return "no_text"
-    prompt_tokens, completion_tokens = _counts(usage)
+    prompt_tokens, completion_tokens = counts_in(usage)
     return [
         Completion(
             text=text,
-            finish_reason=_finish_reason(reason),
+            finish_reason=finish_reason_of(reason),
             # The API counts all choices of a request together; the first carries the prompt.
             prompt_tokens=prompt_tokens if index == 0 else 0,
             completion_tokens=_part(completion_tokens, index, len(choices)),
@@ -170,7 +183,8 @@ def _part(total: int, index: int, parts: int) -> int:
     return total // parts + (index < total % parts)
 
 
-def _finish_reason(reason: object) -> Literal["stop", "length", "other"]:
+def finish_reason_of(reason: object) -> Literal["stop", "length", "other"]:
+    """What an API calls the end of a text, in our words."""
     match reason:
         case "stop" | "length":
             return reason
@@ -178,8 +192,13 @@ def _finish_reason(reason: object) -> Literal["stop", "length", "other"]:
             return "other"
 
 
-def _counts(usage: object) -> tuple[int, int]:
+def counts_in(usage: object) -> tuple[int, int]:
+    """Tokens of prompt and completion, as an API counts them; 0 for what is no count."""
     if not isinstance(usage, dict):
         return 0, 0
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return (prompt if type(prompt) is int else 0, completion if type(completion) is int else 0)
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+
+
+def _count(value: object) -> int:
+    """Sums of counts are kept in places of 64 bits."""
+    return value if type(value) is int and 0 <= value < 2**48 else 0

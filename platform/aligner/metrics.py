@@ -32,10 +32,28 @@ def copy_stats(pairs: Iterable[tuple[str, str]]) -> CopyStats:
     return CopyStats(rows=rows, copy_rate=copied / rows, similarity=total / rows)
 
 
-def similarity(answer: str, correction: str) -> float:
-    """1 for equal texts, 0 for texts without a common word (difflib's ratio over words)."""
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Of an answer and its correction, over words and marks of punctuation."""
+
+    similarity: float
+    """1 for equal texts, 0 for texts without a common word (difflib's ratio)."""
+    removed: int
+    """Words of the answer that the correction has not."""
+    added: int
+    """Words of the correction that the answer had not."""
+
+
+def compare(answer: str, correction: str) -> Comparison:
+    """How far ``correction`` is from ``answer``; takes time by the product of their lengths."""
     if answer == correction:
-        return 1.0
-    return difflib.SequenceMatcher(
-        None, _WORD.findall(answer), _WORD.findall(correction), autojunk=False
-    ).ratio()
+        return Comparison(1.0, 0, 0)
+    before, after = _WORD.findall(answer), _WORD.findall(correction)
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    kept = sum(block.size for block in matcher.get_matching_blocks())
+    return Comparison(matcher.ratio(), len(before) - kept, len(after) - kept)
+
+
+def similarity(answer: str, correction: str) -> float:
+    """:attr:`Comparison.similarity` alone."""
+    return compare(answer, correction).similarity

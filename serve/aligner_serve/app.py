@@ -1,57 +1,70 @@
-"""The graph: gateway -> upstreams and corrector, each a deployment of its own.
+"""The graph: gateway -> upstreams and correctors, each a deployment of its own.
 
 ``serve run aligner_serve.app:build key=value`` and KubeRay's ``import_path`` find :func:`build`.
 No postponed annotations in this module: Serve reads the builder's signature to validate the
 arguments, and would hand over a raw mapping if it found a string there.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, assert_never
 
 from ray import serve
 from ray.serve import Application
 
 from aligner_serve import release
-from aligner_serve.config import GraphConfig, Scaling
+from aligner_serve.config.graph import GraphConfig
+from aligner_serve.config.scaling import Scaling
+from aligner_serve.config.upstream import ApiUpstream, EngineUpstream
 from aligner_serve.corrector import Corrector, bundles
 from aligner_serve.replica import GatewayReplica
 from aligner_serve.upstream import Upstream
 
 
 def build(args: GraphConfig) -> Application:
-    """The application that ``args`` describes, with the version that its alias names now.
+    """The application that ``args`` describes, with the versions that its aliases name now.
 
     Raises:
-        ContractMismatch: The version was made with another prompt.
+        ContractMismatch: A version was made with another prompt.
         DataError: There is no such version, or its files are broken.
     """
-    return build_with(args, release.resolve(args.aligner, args.tracking))
+    return build_with(args, release.resolve_all(args))
 
 
-def build_with(config: GraphConfig, released: release.Release) -> Application:
-    """The application that serves ``released``."""
-    upstreams = {
-        name: serve.deployment(name=f"upstream-{name}", **_options(config, upstream.scaling))(
-            Upstream
-        ).bind(config.endpoint(name).model_dump(mode="json"))
-        for name, upstream in config.upstreams.items()
-    }
+def build_with(config: GraphConfig, released: Mapping[str, release.Release]) -> Application:
+    """The application that serves ``released``, by the names of the aligners."""
+    upstreams = {name: _upstream(config, name) for name in config.upstreams}
+    correctors = {name: _corrector(config, name, released[name]) for name in config.aligners}
     options = _options(config, config.gateway)
     # Serve lets in a queue's worth more than the gateway works on: room to say no in OpenAI's way.
     options["max_ongoing_requests"] += config.gateway.max_queued_requests
     gateway = serve.deployment(name="gateway", **options)
     application: Application = gateway(serve.ingress()(GatewayReplica)).bind(
-        config.model_dump(mode="json"),
-        released.version,
-        _corrector(config, released),
-        upstreams,
+        config.model_dump(mode="json"), upstreams, correctors
     )
     return application
 
 
-def _corrector(config: GraphConfig, released: release.Release) -> Application:
-    aligner = config.aligner
+def _upstream(config: GraphConfig, name: str) -> Application:
+    upstream = config.upstreams[name]
+    match upstream:
+        case ApiUpstream():
+            deployment = serve.deployment(
+                name=f"upstream-{name}", **_options(config, upstream.scaling)
+            )
+            application: Application = deployment(Upstream).bind(
+                name, config.endpoint(name).model_dump(mode="json")
+            )
+            return application
+        case EngineUpstream():
+            raise NotImplementedError
+        case _:
+            assert_never(upstream)
+
+
+def _corrector(config: GraphConfig, name: str, released: release.Release) -> Application:
+    aligner = config.aligners[name]
     deployment = serve.deployment(
-        name="corrector",
+        name=f"corrector-{name}",
         placement_group_bundles=bundles(aligner),
         placement_group_strategy="PACK",
         **_options(config, aligner.scaling),

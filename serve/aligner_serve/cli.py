@@ -7,14 +7,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from aligner_serve.config import GraphConfig
+    from aligner_serve.config.graph import GraphConfig
     from aligner_serve.release import Release
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -47,7 +47,7 @@ def serve(
     """Serve upstreams whose answers the Aligner corrects, behind OpenAI's API."""
     from aligner.config import load
     from aligner.errors import AlignerError, ConfigError
-    from aligner_serve.config import GraphConfig
+    from aligner_serve.config.graph import GraphConfig
     from aligner_serve.runtime import require_free_port
 
     try:
@@ -75,14 +75,15 @@ def _serve(config: "GraphConfig", ready_file: Path | None) -> None:
     with _signals() as stop, contextlib.ExitStack() as stack:
         try:
             with console.status("looking up the release"):
-                released = release.resolve(config.aligner, config.tracking)
-                weights = release.fetch(released, cache=config.cache)
-                release.require_context(weights, config.aligner.engine.max_model_len_tokens)
+                released = release.resolve_all(config)
+                for name, aligner in config.aligners.items():
+                    weights = release.fetch(released[name], cache=config.cache)
+                    release.require_context(weights, aligner.engine.max_model_len_tokens)
             with console.status("starting Ray and Serve"):
                 stack.enter_context(runtime.ray_and_serve(config))
                 # Ray has put its own handler in place, which ends this process on the spot.
                 stop.listen()
-            with console.status("starting gateway, upstreams and corrector"):
+            with console.status("starting gateway, upstreams and correctors"):
                 runtime.deploy(config, released)
         except KeyboardInterrupt:
             console.print("stopped before it was up")
@@ -133,11 +134,11 @@ def _signals() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _write_ready(path: Path, config: "GraphConfig", released: "Release") -> None:
+def _write_ready(path: Path, config: "GraphConfig", released: "Mapping[str, Release]") -> None:
     """Appears whole, so that whoever waits for it never reads half of it."""
     state = {
         "url": config.url,
-        "version": released.version,
+        "versions": {name: one.version for name, one in released.items()},
         "models": list(config.served_models),
         "pid": os.getpid(),
     }
@@ -146,11 +147,12 @@ def _write_ready(path: Path, config: "GraphConfig", released: "Release") -> None
     os.replace(partial, path)
 
 
-def _welcome(config: "GraphConfig", released: "Release") -> str:
+def _welcome(config: "GraphConfig", released: "Mapping[str, Release]") -> str:
     model = next(iter(config.served_models))
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "..."}]})
+    versions = ", ".join(f"{name} ({one.version})" for name, one in released.items())
     lines = [
-        f"{released.version} answers at {config.url}/v1 as {', '.join(config.served_models)}",
+        f"{versions} at {config.url}/v1 as {', '.join(config.served_models)}",
         "",
         f"  curl {config.url}/v1/chat/completions -H 'Content-Type: application/json' \\",
         f"    -d '{body}'",

@@ -1,53 +1,91 @@
 """What the gateway's routes do: a request of the API through the pipeline and back."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
-from typing import Final, Protocol, assert_never
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol
 
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
-from aligner.generation import Messages, Sampling
-from aligner.metrics import similarity
+from aligner.generation import Messages, Sampling, chat_messages
 from aligner.records import Turn
-from aligner_serve import responses, wire
-from aligner_serve.config import GraphConfig
+from aligner_serve import replies, responses, wire
+from aligner_serve.config.graph import GraphConfig
 from aligner_serve.pipeline import (
-    Answered,
     Ask,
-    Correct,
     Delta,
-    Failed,
     Finished,
+    Piece,
     Reply,
+    Step,
     Terms,
     Trouble,
+    Usage,
     respond,
     stream,
 )
-from aligner_serve.telemetry import Telemetry
+from aligner_serve.reporting import report
+from aligner_serve.streams import Choice, Said, streamed
+from aligner_serve.telemetry import Ended, Telemetry
 
-_REFUSAL: Final = "The answer was withheld because it could not be corrected."
-_MAX_COMPARED_CHARS: Final = 20_000
-"""Comparing two texts takes time by the product of their lengths; longer ones go without."""
+Route = Literal["chat", "completions", "corrections"]
+Generation = wire.ChatRequest | wire.CompletionRequest
 
 
 class AskableUpstream(Protocol):
     """What the gateway needs of an upstream."""
 
-    async def ask(self, messages: Messages, sampling: Sampling) -> Answered | Failed:
-        """One answer."""
+    def ask(
+        self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
+    ) -> AsyncGenerator[Piece]:
+        """One answer within ``deadline_s``; without ``stream`` it may come as one delta."""
 
 
 class AskableCorrector(Protocol):
     """What the gateway needs of a corrector."""
 
     def correct(
-        self, question: str, answer: str, history: Sequence[Turn], *, stream: bool
-    ) -> AsyncGenerator[Delta | Finished | Failed]:
-        """One correction."""
+        self,
+        question: str,
+        answer: str,
+        history: Sequence[Turn],
+        *,
+        deadline_s: float,
+        stream: bool,
+    ) -> AsyncGenerator[Piece]:
+        """One correction within ``deadline_s``; without ``stream`` it may come as one delta."""
 
     async def check_health(self) -> bool:
         """Whether it can correct now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is known of a request besides its body."""
+
+    request_id: str
+    caller: str = ""
+    """Name of the key, empty without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One run of the pipeline."""
+
+    ask: Ask
+    steps: tuple[Step, ...]
+    upstream: str
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question as both stages get it."""
+
+    question: str
+    history: tuple[Turn, ...]
+    messages: Messages
 
 
 class Gateway:
@@ -57,28 +95,73 @@ class Gateway:
         self,
         config: GraphConfig,
         *,
-        version: str,
         upstreams: Mapping[str, AskableUpstream],
-        corrector: AskableCorrector,
+        correctors: Mapping[str, AskableCorrector],
         telemetry: Telemetry,
     ) -> None:
-        """``version`` is the aligner's; ``upstreams`` are those of ``config``, by name."""
+        """``upstreams`` and ``correctors`` are those of ``config``, by name."""
         self.config = config
-        self.version = version
         self._upstreams = upstreams
-        self._corrector = corrector
+        self._correctors = correctors
         self._telemetry = telemetry
-        self._terms = Terms(
-            deadline_s=config.deadline_s,
-            correction_timeout_s=config.aligner.timeout_s,
-            on_failure=config.aligner.on_failure,
-        )
+        self._models = config.served_models
+        self._aligners = config.served_aligners
 
-    async def chat(self, request: wire.ChatRequest) -> Response:
+    async def chat(self, request: wire.ChatRequest, context: Context) -> Response:
         """``/v1/chat/completions``, plain or streamed."""
-        upstream = self.config.served_models.get(request.model)
-        if upstream is None:
-            return self._unknown_model(request.model)
+        asked = _Asked(request.question, request.history, request.upstream_messages)
+        return await self._answer(request, [asked], "chat", context)
+
+    async def complete(self, request: wire.CompletionRequest, context: Context) -> Response:
+        """``/v1/completions``, plain or streamed."""
+        asked = [_Asked(one, (), chat_messages(one)) for one in request.questions]
+        return await self._answer(request, asked, "completions", context)
+
+    async def correct(self, request: wire.CorrectionRequest, context: Context) -> Response:
+        """``/v1/corrections``."""
+        name = self._aligner(request.model)
+        if name is None:
+            return self._unknown(str(request.model), self._aligners)
+        end = await self._correction(request, name, context)
+        if isinstance(end, Trouble):
+            return responses.trouble(end)
+        return responses.reply(self._corrected(end, name), end)
+
+    async def correct_batch(
+        self, request: wire.CorrectionBatchRequest, context: Context
+    ) -> Response:
+        """``/v1/corrections/batch``: what fails costs its own entry alone."""
+        name = self._aligner(request.model)
+        if name is None:
+            return self._unknown(str(request.model), self._aligners)
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._correction(pair, name, context)) for pair in request.pairs
+            ]
+        ends = [task.result() for task in tasks]
+        body = replies.CorrectionList(
+            data=[
+                responses.trouble_body(end)
+                if isinstance(end, Trouble)
+                else self._corrected(end, name)
+                for end in ends
+            ],
+            usage=replies.usage_report(_sum(ends)),
+        )
+        return JSONResponse(body.model_dump(mode="json"))
+
+    async def readiness(self) -> dict[str, bool]:
+        """Of each corrector, whether a request would find it."""
+        healthy = await asyncio.gather(*(one.check_health() for one in self._correctors.values()))
+        return dict(zip(self._correctors, healthy, strict=True))
+
+    async def _answer(
+        self, request: Generation, asked: Sequence[_Asked], route: Route, context: Context
+    ) -> Response:
+        known = self._models.get(request.model)
+        if known is None:
+            return self._unknown(request.model, self._models)
+        upstream, stack = known
         settings = self.config.upstreams[upstream]
         sampling = request.sampling(settings.sampling)
         if sampling.max_tokens > settings.max_tokens_limit:
@@ -86,148 +169,151 @@ class Gateway:
             return responses.error(
                 400, f"max_tokens is more than the {limit} allowed here", "max_tokens"
             )
-        asked = self._upstreams[upstream]
-
-        async def ask() -> Answered | Failed:
-            return await asked.ask(request.upstream_messages, sampling)
-
+        jobs = [
+            self._job(one, upstream, stack, _seeded(sampling, turn), stream=bool(request.stream))
+            for one in asked
+            for turn in range(request.choices)
+        ]
+        said = partial(self._ended, route, request.model, context)
+        shown = request.aligner.include_original and self._may_show(stack)
         if request.stream:
-            return await self._stream(request, ask, upstream)
-        end = await respond(ask, self._correction(request, stream=False), terms=self._terms)
-        self._telemetry.ended(end, upstream=upstream)
-        if isinstance(end, Trouble):
-            return responses.trouble(end)
-        report = self._report(end, upstream, original=request.aligner.include_original)
-        blocked = end.outcome == "blocked"
-        message = wire.ReplyMessage(
-            content=None if blocked else end.text, refusal=_REFUSAL if blocked else None
-        )
-        finish: wire.FinishReason = "content_filter" if blocked else "stop"
-        return responses.reply(
-            wire.ChatResponse(
-                id=wire.new_id("chatcmpl"),
-                created=wire.now(),
-                model=request.model,
-                choices=[wire.Choice(message=message, finish_reason=finish)],
-                usage=wire.usage_report(end.usage),
-                aligner=report,
-            ),
-            end,
-        )
+            choices = [
+                Choice(stream(job.ask, job.steps, upstream=job.upstream, terms=job.terms))
+                for job in jobs
+            ]
+            return await streamed(
+                request, choices, said, shown=shown, heartbeat_s=self.config.heartbeat_s
+            )
+        return await self._whole(request, jobs, said, shown=shown)
 
-    async def correct(self, request: wire.CorrectionRequest) -> Response:
-        """``/v1/corrections``."""
-        name = self.config.aligner.name
-        if request.model not in (None, name):
-            return self._unknown_model(str(request.model))
-
-        async def ask() -> Answered | Failed:
-            return Answered(request.answer)
-
-        def correction(answer: str) -> AsyncGenerator[Delta | Finished | Failed]:
-            return self._corrector.correct(request.question, answer, request.turns, stream=False)
-
-        end = await respond(ask, correction, terms=self._terms)
-        end.seconds.pop("upstream", None)
-        self._telemetry.ended(end, upstream="")
-        if isinstance(end, Trouble):
-            return responses.trouble(end)
-        return responses.reply(
-            wire.CorrectionResponse(
-                id=wire.new_id("corr"),
-                created=wire.now(),
-                model=name,
-                correction=None if end.outcome == "blocked" else end.text,
-                outcome=end.outcome,
-                usage=wire.usage_report(end.usage),
-                aligner=self._report(end, None, original=False),
-            ),
-            end,
-        )
-
-    async def is_ready(self) -> bool:
-        """Whether a request would find a corrector."""
-        return await self._corrector.check_health()
-
-    async def _stream(self, request: wire.ChatRequest, ask: Ask, upstream: str) -> Response:
-        """Wait for the first event: what fails before it is still an HTTP status."""
-        events = stream(ask, self._correction(request, stream=True), terms=self._terms)
-        try:
-            first = await anext(events)
-        except BaseException:
-            await events.aclose()
-            raise
-        if isinstance(first, Trouble):
-            await events.aclose()
-            self._telemetry.ended(first, upstream=upstream)
-            return responses.trouble(first)
-        # The outcome of a correction that has only begun is told by the last event.
-        known = {wire.OUTCOME_HEADER: first.outcome} if isinstance(first, Reply) else {}
-        return StreamingResponse(
-            self._events(request, first, events, upstream),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-cache", **known},
-        )
-
-    async def _events(
-        self,
-        request: wire.ChatRequest,
-        first: Delta | Reply,
-        events: AsyncGenerator[Delta | Reply | Trouble],
-        upstream: str,
-    ) -> AsyncGenerator[bytes]:
-        chunks = wire.Chunks(request.model)
-        yield chunks.role()
-        current: Delta | Reply | Trouble = first
-        sent = False
-        async with aclosing(events):
-            while isinstance(current, Delta):
-                yield chunks.text(current.text)
-                sent = True
-                current = await anext(events)
-        self._telemetry.ended(current, upstream=upstream)
-        match current:
-            case Trouble():
-                # Half a correction has left; it is called a failure, not patched.
-                yield wire.event(responses.trouble_body(current).model_dump())
-            case Reply():
-                if current.outcome == "blocked":
-                    yield chunks.refusal(_REFUSAL)
-                elif not sent:
-                    yield chunks.text(current.text)
-                report = self._report(current, upstream, original=request.aligner.include_original)
-                counted = request.stream_options and request.stream_options.include_usage
-                finish: wire.FinishReason = (
-                    "content_filter" if current.outcome == "blocked" else "stop"
+    async def _whole(
+        self, request: Generation, jobs: Sequence[_Job], said: Said, *, shown: bool
+    ) -> Response:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(
+                    respond(job.ask, job.steps, upstream=job.upstream, terms=job.terms)
                 )
-                yield chunks.last(finish, report, current.usage if counted else None)
-            case _:
-                assert_never(current)
-        yield wire.DONE
+                for job in jobs
+            ]
+        ends = [task.result() for task in tasks]
+        reports = [said(end, shown=shown) for end in ends]
+        answered = []
+        for end, told in zip(ends, reports, strict=True):
+            if isinstance(end, Trouble) or told is None:
+                assert isinstance(end, Trouble)
+                return responses.trouble(end)
+            answered.append((end, told))
+        body = _body(request, answered, _sum(ends))
+        return responses.reply(body, answered[0][0])
 
-    def _correction(self, request: wire.ChatRequest, *, stream: bool) -> Correct:
-        def correction(answer: str) -> AsyncGenerator[Delta | Finished | Failed]:
-            return self._corrector.correct(request.question, answer, request.history, stream=stream)
+    def _job(
+        self,
+        asked: _Asked,
+        upstream: str,
+        stack: Sequence[str],
+        sampling: Sampling,
+        *,
+        stream: bool,
+    ) -> _Job:
+        target = self._upstreams[upstream]
 
-        return correction
+        def ask(deadline_s: float) -> AsyncGenerator[Piece]:
+            # What is to be corrected is needed as a whole; only a raw answer is passed on as it
+            # comes.
+            return target.ask(
+                asked.messages, sampling, deadline_s=deadline_s, stream=stream and not stack
+            )
 
-    def _report(self, end: Reply, upstream: str | None, *, original: bool) -> wire.AlignerReport:
-        alike = None
-        if max(len(end.text), len(end.answer)) <= _MAX_COMPARED_CHARS and end.outcome != "blocked":
-            alike = round(similarity(end.answer, end.text), 4)
-        # A withheld answer is withheld from those who ask for the original, too.
-        shown = original and end.outcome != "blocked"
-        return wire.AlignerReport(
+        steps = tuple(self._step(name, asked, stream=stream) for name in stack)
+        terms = Terms(self.config.deadline_s, self.config.correction_share, sampling.stop)
+        return _Job(ask, steps, upstream, terms)
+
+    def _step(self, name: str, asked: _Asked, *, stream: bool) -> Step:
+        corrector, settings = self._correctors[name], self.config.aligners[name]
+
+        def correct(answer: str, deadline_s: float) -> AsyncGenerator[Piece]:
+            return corrector.correct(
+                asked.question, answer, asked.history, deadline_s=deadline_s, stream=stream
+            )
+
+        return Step(name, correct, settings.timeout_s, settings.on_failure, settings.rounds)
+
+    async def _correction(self, pair: wire.Pair, name: str, context: Context) -> Reply | Trouble:
+        async def ask(deadline_s: float) -> AsyncGenerator[Piece]:
+            yield Delta(pair.answer)
+            yield Finished()
+
+        asked = _Asked(pair.question, pair.turns, [])
+        steps = [self._step(one, asked, stream=False) for one in self._aligners[name]]
+        terms = Terms(self.config.deadline_s)
+        end = await respond(ask, steps, upstream="", terms=terms)
+        self._ended("corrections", name, context, end, shown=False)
+        return end
+
+    def _corrected(self, end: Reply, name: str) -> replies.CorrectionResponse:
+        return replies.CorrectionResponse(
+            id=replies.new_id("corr"),
+            created=replies.now(),
+            model=name,
+            correction=None if end.outcome == "blocked" else end.text,
             outcome=end.outcome,
-            reason=end.reason,
-            upstream=upstream,
-            version=self.version,
-            similarity=alike,
-            seconds={stage: round(value, 4) for stage, value in end.seconds.items()},
-            original=end.answer if shown else None,
+            usage=replies.usage_report(end.usage),
+            aligner=report(end, shown=False),
         )
 
-    def _unknown_model(self, model: str) -> JSONResponse:
-        known = ", ".join([*self.config.served_models, self.config.aligner.name])
-        message = f"the model {model[:100]!r} does not exist; there are: {known}"
+    def _ended(
+        self, route: Route, model: str, context: Context, end: Reply | Trouble, *, shown: bool
+    ) -> replies.AlignerReport | None:
+        """Tell the telemetry of ``end``, and make what the client is told of it."""
+        told = report(end, shown=shown) if isinstance(end, Reply) else None
+        self._telemetry.ended(
+            Ended(
+                request_id=context.request_id,
+                route=route,
+                model=model,
+                caller=context.caller,
+                end=end,
+                similarity=told.similarity if told else None,
+            )
+        )
+        return told
+
+    def _may_show(self, stack: Sequence[str]) -> bool:
+        return all(self.config.aligners[name].show_original for name in stack)
+
+    def _aligner(self, wanted: str | None) -> str | None:
+        if wanted is None:
+            return next(iter(self._aligners)) if len(self._aligners) == 1 else None
+        return wanted if wanted in self._aligners else None
+
+    def _unknown(self, model: str, known: Mapping[str, object]) -> JSONResponse:
+        message = f"the model {model[:100]!r} does not exist; there are: {', '.join(known)}"
         return responses.error(404, message, "model", code="model_not_found")
+
+
+def _seeded(sampling: Sampling, turn: int) -> Sampling:
+    """Choices of one request must not all be the same."""
+    if sampling.seed is None or turn == 0:
+        return sampling
+    return sampling.model_copy(update={"seed": sampling.seed + turn})
+
+
+def _sum(ends: Sequence[Reply | Trouble]) -> Usage:
+    return sum((end.usage for end in ends if isinstance(end, Reply)), Usage())
+
+
+def _body(
+    request: Generation, answered: Sequence[tuple[Reply, replies.AlignerReport]], usage: Usage
+) -> replies.ChatResponse | replies.CompletionResponse:
+    head = {
+        "created": replies.now(),
+        "model": request.model,
+        "usage": replies.usage_report(usage),
+        "aligner": answered[0][1],
+    }
+    if isinstance(request, wire.ChatRequest):
+        chosen = [replies.choice(n, end, told) for n, (end, told) in enumerate(answered)]
+        return replies.ChatResponse(id=replies.new_id("chatcmpl"), choices=chosen, **head)
+    texts = [replies.text_choice(n, end, told) for n, (end, told) in enumerate(answered)]
+    return replies.CompletionResponse(id=replies.new_id("cmpl"), choices=texts, **head)

@@ -1,44 +1,31 @@
 """Ray Serve's handles as the pipeline's callables: what a deployment cannot do becomes data."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, Final
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from aligner.generation import Messages, Sampling
 from aligner.records import Turn
-from aligner_serve.pipeline import (
-    BUSY,
-    UNAVAILABLE,
-    Answered,
-    Delta,
-    Failed,
-    Finished,
-)
+from aligner_serve.pipeline import BUSY, UNAVAILABLE, Delta, Failed, Piece
+
+_TRIES: Final = 2
 
 
 class UpstreamHandle:
-    """An :class:`~aligner_serve.upstream.Upstream` elsewhere in the cluster."""
+    """An upstream's deployment elsewhere in the cluster."""
 
     def __init__(self, handle: Any) -> None:
         """``handle`` is a Ray Serve ``DeploymentHandle``."""
-        self._handle = handle
+        self._handle = handle.options(stream=True)
 
-    async def ask(self, messages: Messages, sampling: Sampling) -> Answered | Failed:
-        """One answer; cancelling it cancels the request there."""
-        response = self._handle.ask.remote(messages, sampling.model_dump(mode="json"))
-        try:
-            answered: Answered | Failed = await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        except BackPressureError:
-            return Failed(BUSY)
-        except (RayError, RayServeException):
-            return Failed(UNAVAILABLE)
-        return answered
+    def ask(
+        self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
+    ) -> AsyncGenerator[Piece]:
+        """One answer; closing the generator cancels the request there."""
+        asked = sampling.model_dump(mode="json")
+        return _pieces(lambda: self._handle.ask.remote(messages, asked, deadline_s, stream))
 
 
 class CorrectorHandle:
@@ -48,27 +35,18 @@ class CorrectorHandle:
         """``handle`` is a Ray Serve ``DeploymentHandle``."""
         self._handle = handle
 
-    async def correct(
-        self, question: str, answer: str, history: Sequence[Turn], *, stream: bool
-    ) -> AsyncGenerator[Delta | Finished | Failed]:
+    def correct(
+        self,
+        question: str,
+        answer: str,
+        history: Sequence[Turn],
+        *,
+        deadline_s: float,
+        stream: bool,
+    ) -> AsyncGenerator[Piece]:
         """One correction; closing the generator cancels it there."""
-        pieces = self._handle.options(stream=True).correct.remote(
-            question, answer, tuple(history), stream
-        )
-        ended = False
-        try:
-            async for piece in pieces:
-                ended = not isinstance(piece, Delta)
-                yield piece
-        except BackPressureError:
-            ended = True
-            yield Failed(BUSY)
-        except (RayError, RayServeException):
-            ended = True
-            yield Failed(UNAVAILABLE)
-        finally:
-            if not ended:
-                pieces.cancel()
+        handle, turns = self._handle.options(stream=True), tuple(history)
+        return _pieces(lambda: handle.correct.remote(question, answer, turns, stream))
 
     async def check_health(self) -> bool:
         """Whether a replica answers and its engine runs."""
@@ -77,3 +55,26 @@ class CorrectorHandle:
         except (RayError, RayServeException):
             return False
         return True
+
+
+async def _pieces(call: Callable[[], Any]) -> AsyncGenerator[Piece]:
+    """What ``call`` streams; a replica that dies before its first piece is replaced once."""
+    for left in reversed(range(_TRIES)):
+        pieces, given, ended = call(), False, False
+        try:
+            async for piece in pieces:
+                given, ended = True, not isinstance(piece, Delta)
+                yield piece
+            return
+        except BackPressureError:
+            ended = True
+            yield Failed(BUSY)
+            return
+        except (RayError, RayServeException):
+            ended = True
+            if given or not left:
+                yield Failed(UNAVAILABLE)
+                return
+        finally:
+            if not ended:
+                pieces.cancel()

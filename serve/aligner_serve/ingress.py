@@ -1,25 +1,31 @@
 """The HTTP API: OpenAI's routes over the gateway. Only the routes here are mounted."""
 
-from typing import Any, Final
+import re
+import uuid
+from typing import Annotated, Any, Final
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aligner_serve import responses, wire
-from aligner_serve.gateway import Gateway
+from aligner_serve import replies, responses, wire
+from aligner_serve.gateway import Context, Gateway
 from aligner_serve.pipeline import BUSY, Trouble
 
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"model": wire.ErrorResponse, "description": description}
+    status: {"model": replies.ErrorResponse, "description": description}
     for status, description in {
         400: "The request is not one of this API",
         404: "There is no such model or route",
         429: "Too many requests at once; come back after Retry-After",
         500: "A fault of the gateway",
         502: "The upstream failed, or the corrector where the policy is `error`",
+        503: "Nobody is there to answer at the moment; come back after Retry-After",
         504: "A stage took longer than its limit",
     }.items()
 }
@@ -28,47 +34,100 @@ _EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
+def context_of(request: Request) -> Context:
+    """What the middlewares found out about ``request``."""
+    return Context(request_id=request.state.request_id)
+
+
+Known = Annotated[Context, Depends(context_of)]
+
+
 def build_api(gateway: Gateway) -> FastAPI:
     """The routes over ``gateway``."""
     api = FastAPI(
         title="Aligner gateway",
         version="1",
-        description="OpenAI's chat API over upstreams whose answers are corrected.",
+        description="OpenAI's API over upstreams whose answers are corrected.",
         docs_url=None,
         redoc_url=None,
     )
-    started = wire.now()
+    _add_models(api, gateway)
+    _add_health(api, gateway)
+    _add_error_handlers(api)
+    api.add_middleware(Admission, limit=gateway.config.gateway.max_ongoing_requests)
+    api.add_middleware(RequestId)
+    return api
+
+
+def _add_models(api: FastAPI, gateway: Gateway) -> None:
+    started = replies.now()
 
     @api.post(
         "/v1/chat/completions",
-        response_model=wire.ChatResponse,
+        response_model=replies.ChatResponse,
         responses={**_ERRORS, **_EVENT_STREAM},
     )
-    async def chat_completions(request: wire.ChatRequest) -> Response:
-        return await gateway.chat(request)
+    async def chat_completions(request: wire.ChatRequest, known: Known) -> Response:
+        return await gateway.chat(request, known)
 
-    @api.post("/v1/corrections", response_model=wire.CorrectionResponse, responses=_ERRORS)
-    async def corrections(request: wire.CorrectionRequest) -> Response:
-        return await gateway.correct(request)
+    @api.post(
+        "/v1/completions",
+        response_model=replies.CompletionResponse,
+        responses={**_ERRORS, **_EVENT_STREAM},
+    )
+    async def completions(request: wire.CompletionRequest, known: Known) -> Response:
+        return await gateway.complete(request, known)
+
+    @api.post("/v1/corrections", response_model=replies.CorrectionResponse, responses=_ERRORS)
+    async def corrections(request: wire.CorrectionRequest, known: Known) -> Response:
+        return await gateway.correct(request, known)
+
+    @api.post("/v1/corrections/batch", response_model=replies.CorrectionList, responses=_ERRORS)
+    async def correction_batch(request: wire.CorrectionBatchRequest, known: Known) -> Response:
+        return await gateway.correct_batch(request, known)
 
     @api.get("/v1/models")
-    async def models() -> wire.ModelList:
+    async def models() -> replies.ModelList:
         names = gateway.config.served_models
-        return wire.ModelList(data=[wire.ModelCard(id=name, created=started) for name in names])
+        return replies.ModelList(
+            data=[replies.ModelCard(id=name, created=started) for name in names]
+        )
 
+
+def _add_health(api: FastAPI, gateway: Gateway) -> None:
     @api.get("/healthz")
-    async def healthz() -> wire.Health:
-        return wire.Health(status="ok", version=gateway.version)
+    async def healthz() -> replies.Health:
+        return replies.Health(status="ok")
 
-    @api.get("/readyz", responses={503: {"model": wire.Health}})
-    async def readyz(response: Response) -> wire.Health:
-        ready = await gateway.is_ready()
+    @api.get("/readyz", responses={503: {"model": replies.Health}})
+    async def readyz(response: Response) -> replies.Health:
+        correctors = await gateway.readiness()
+        ready = all(correctors.values())
         response.status_code = 200 if ready else 503
-        return wire.Health(status="ok" if ready else "unavailable", version=gateway.version)
+        return replies.Health(status="ok" if ready else "unavailable", correctors=correctors)
 
-    _add_error_handlers(api)
-    api.add_middleware(Admission, limit=gateway.config.gateway.max_ongoing_requests)
-    return api
+
+class RequestId:
+    """Gives each request an id, its own where it brings a usable one, and tells it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        brought = Headers(scope=scope).get(replies.REQUEST_ID_HEADER, "")
+        request_id = brought if _REQUEST_ID.fullmatch(brought) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[replies.REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        await self._app(scope, receive, tell)
 
 
 class Admission:

@@ -17,7 +17,8 @@ from aligner.errors import ConfigError, ContractMismatch, DataError
 from aligner.exports import FINGERPRINT_TAG, HASH_TAG, require_aligner
 from aligner.manifest import Manifest
 from aligner.tracking import ModelVersion, Tracker, TrackingConfig
-from aligner_serve.config import AlignerConfig, FromPath, FromRegistry
+from aligner_serve.config.aligner import AlignerConfig, FromPath, FromRegistry
+from aligner_serve.config.graph import GraphConfig
 
 _SQLITE: Final = "sqlite:///"
 
@@ -59,6 +60,11 @@ class Weights:
             raise DataError(f"{path}: cannot be read; export the model again.") from None
         limit = config.get("max_position_embeddings") if isinstance(config, dict) else None
         return limit if isinstance(limit, int) else None
+
+
+def resolve_all(config: GraphConfig) -> dict[str, Release]:
+    """:func:`resolve` for each aligner of ``config``, by name."""
+    return {name: resolve(aligner, config.tracking) for name, aligner in config.aligners.items()}
 
 
 def resolve(
@@ -125,11 +131,11 @@ def require_context(weights: Weights, wanted_tokens: int | None) -> int:
     if wanted is None:
         raise ConfigError(
             f"{weights.folder}/config.json: does not say how long a context the model has; "
-            "set aligner.engine.max_model_len_tokens."
+            "set engine.max_model_len_tokens."
         )
     if limit is not None and wanted > limit:
         raise ConfigError(
-            f"aligner.engine.max_model_len_tokens: {wanted} is more than the {limit} tokens that "
+            f"engine.max_model_len_tokens: {wanted} is more than the {limit} tokens that "
             "the model was made for; lower it."
         )
     return wanted

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from aligner_serve.config import GraphConfig
+from aligner_serve.config.graph import GraphConfig
 from aligner_serve.gateway import Gateway
 from aligner_serve.handles import CorrectorHandle, UpstreamHandle
 from aligner_serve.ingress import build_api
@@ -15,14 +15,13 @@ class GatewayReplica:
     """One process of the gateway; Serve asks it for its routes."""
 
     def __init__(
-        self, config: dict[str, Any], version: str, corrector: Any, upstreams: dict[str, Any]
+        self, config: dict[str, Any], upstreams: dict[str, Any], correctors: dict[str, Any]
     ) -> None:
-        """``config`` is a dumped :class:`GraphConfig`; the last two are Serve's handles."""
+        """``config`` is a dumped :class:`GraphConfig`; the others are Serve's handles, by name."""
         self._gateway = Gateway(
             GraphConfig.model_validate(config),
-            version=version,
             upstreams={name: UpstreamHandle(handle) for name, handle in upstreams.items()},
-            corrector=CorrectorHandle(corrector),
+            correctors={name: CorrectorHandle(handle) for name, handle in correctors.items()},
             telemetry=RayTelemetry(),
         )
 

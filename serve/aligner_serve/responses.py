@@ -1,37 +1,73 @@
 """How the pipeline's ends look in HTTP: replies with their outcome, OpenAI's error objects."""
 
-from typing import Final
+import math
+from collections.abc import Sequence
+from typing import Any, Final
 
 from fastapi.responses import JSONResponse
 
-from aligner_serve import wire
-from aligner_serve.pipeline import BUSY, TIMEOUT, Reply, Trouble
+from aligner_serve import replies
+from aligner_serve.pipeline import BUSY, TIMEOUT, Reply, StageReport, Trouble
 
-_RETRY_AFTER_S: Final = 1
+_RETRY_AFTER_S: Final = 1.0
+_AWAY: Final = frozenset({"breaker_open", "unavailable"})
+"""Reasons that may pass by themselves: a client should come back."""
+
+Body = replies.ChatResponse | replies.CompletionResponse | replies.CorrectionResponse
 
 
-def reply(body: wire.ChatResponse | wire.CorrectionResponse, end: Reply) -> JSONResponse:
-    content = body.model_dump(mode="json")
+def reply(body: Body, end: Reply) -> JSONResponse:
+    """``body`` with the outcome of ``end`` in its headers."""
+    content: dict[str, Any] = body.model_dump(mode="json")
     # Fields of OpenAI's that are null stay, as its clients expect; our own are left out.
     content["aligner"] = body.aligner.model_dump(mode="json", exclude_none=True)
-    return JSONResponse(content, headers={wire.OUTCOME_HEADER: end.outcome})
+    if isinstance(body, replies.ChatResponse | replies.CompletionResponse):
+        for written, choice in zip(content["choices"], body.choices, strict=True):
+            written["aligner"] = choice.aligner.model_dump(mode="json", exclude_none=True)
+    return JSONResponse(content, headers=headers(end, body.aligner.version))
+
+
+def headers(end: Reply, version: str | None) -> dict[str, str]:
+    """What is known of ``end``, for those who do not read the body."""
+    told = {
+        replies.OUTCOME_HEADER: end.outcome,
+        replies.REASON_HEADER: end.reason,
+        replies.VERSION_HEADER: version,
+        "Server-Timing": _timing(end.stages),
+    }
+    return {name: value for name, value in told.items() if value}
+
+
+def _timing(stages: Sequence[StageReport]) -> str:
+    return ", ".join(f"{stage.stage};dur={stage.ms:.1f}" for stage in stages)
 
 
 def trouble(end: Trouble) -> JSONResponse:
-    status = {BUSY: 429, TIMEOUT: 504}.get(end.reason, 502)
-    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == 429 else None
+    """An error object with its status."""
+    status = status_of(end)
+    headers = {}
+    if status in (429, 503):
+        headers["Retry-After"] = str(math.ceil(end.retry_after_s or _RETRY_AFTER_S))
     return JSONResponse(trouble_body(end).model_dump(), status_code=status, headers=headers)
 
 
-def trouble_body(end: Trouble) -> wire.ErrorResponse:
-    kind = "rate_limit_error" if end.reason == BUSY else "server_error"
-    failed = (
-        "has too much to do; come back later" if end.reason == BUSY else f"failed ({end.reason})"
-    )
-    return wire.ErrorResponse(
-        error=wire.ErrorDetail(
+def status_of(end: Trouble) -> int:
+    """The HTTP status of ``end``."""
+    if end.reason in (BUSY, "http_429"):
+        return 429
+    if end.reason in (TIMEOUT, "deadline"):
+        return 504
+    return 503 if end.reason in _AWAY else 502
+
+
+def trouble_body(end: Trouble) -> replies.ErrorResponse:
+    """An error object."""
+    busy = status_of(end) == 429
+    failed = "has too much to do; come back later" if busy else f"failed ({end.reason})"
+    return replies.ErrorResponse(
+        error=replies.ErrorDetail(
             message=f"the {end.stage} {failed}",
-            type=kind,
+            type="rate_limit_error" if busy else "server_error",
             code=f"{end.stage}_{end.reason}",
         )
     )
@@ -40,6 +76,7 @@ def trouble_body(end: Trouble) -> wire.ErrorResponse:
 def error(
     status: int, message: str, param: str | None, *, code: str = "invalid_request"
 ) -> JSONResponse:
+    """An error object for a request that went no further."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    detail = wire.ErrorDetail(message=message, type=kind, param=param, code=code)
-    return JSONResponse(wire.ErrorResponse(error=detail).model_dump(), status_code=status)
+    detail = replies.ErrorDetail(message=message, type=kind, param=param, code=code)
+    return JSONResponse(replies.ErrorResponse(error=detail).model_dump(), status_code=status)

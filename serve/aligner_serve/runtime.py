@@ -9,13 +9,13 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from aligner.errors import AlignerError, ConfigError
 from aligner.runtime_env import private_cluster, set_ray_defaults, worker_env
-from aligner_serve.config import GraphConfig
+from aligner_serve.config.graph import GraphConfig
 from aligner_serve.release import Release
 
 _APPLICATION = "aligner"
@@ -93,7 +93,7 @@ def ray_and_serve(config: GraphConfig) -> Iterator[None]:
             ray.shutdown()
 
 
-def deploy(config: GraphConfig, released: Release) -> None:
+def deploy(config: GraphConfig, released: Mapping[str, Release]) -> None:
     """Start the graph and wait until every deployment is healthy.
 
     Raises:

@@ -1,24 +1,20 @@
-"""The HTTP API's messages: OpenAI's chat completions with one field more, and corrections.
+"""What the HTTP API takes: OpenAI's requests with one field more, and corrections.
 
 Free of ray, torch and fastapi. Unknown fields are refused: a setting that would have no effect
 must not look as if it had one.
 """
 
-import json
-import time
-import uuid
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aligner.generation import Messages, Sampling
 from aligner.records import Turn
-from aligner_serve.pipeline import Outcome, Stage, Usage
 
-OUTCOME_HEADER: Final = "x-aligner-outcome"
-DONE: Final = b"data: [DONE]\n\n"
-
-FinishReason = Literal["stop", "content_filter"]
+MAX_CHOICES: Final = 16
+"""Answers to one request."""
+MAX_PAIRS: Final = 64
+"""Corrections of one request."""
 
 
 class _Strict(BaseModel):
@@ -61,27 +57,69 @@ class StreamOptions(_Strict):
     """Put token counts into the last event."""
 
 
-class ChatRequest(_Strict):
-    """``POST /v1/chat/completions``."""
+Stop = str | Annotated[list[str], Field(max_length=4)]
+
+
+class _Generation(_Strict):
+    """What requests for an answer have in common."""
 
     model: str
     """``<upstream>+<aligner>``; see ``/v1/models``."""
-    messages: Annotated[list[Message], Field(min_length=1)]
-    """The last one is the user's question; earlier turns are its history."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    """Answers, each asked for and corrected by itself."""
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
     """This and the next five go to the upstream; the correction is decoded as configured."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Stop | None = None
+    """Ends the upstream's answer, and the corrected one too."""
     user: str | None = None
-    """Taken and not used, as is ``metadata``."""
-    metadata: dict[str, str] | None = None
+    """Taken and not used."""
     aligner: Options = Options()
+
+    @property
+    def choices(self) -> int:
+        """Answers to each question."""
+        return self.n or 1
+
+    @property
+    def limit_tokens(self) -> int | None:
+        """What the answer may have at most."""
+        return self.max_tokens
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream is to end with token counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self, default: Sampling) -> Sampling:
+        """``default`` with what this request says otherwise."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        asked = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "frequency_penalty": self.frequency_penalty,
+            "max_tokens": self.limit_tokens,
+            "seed": self.seed,
+            # An empty text would end everything before it begins.
+            "stop": tuple(filter(None, stop)) or None,
+        }
+        update = {key: value for key, value in asked.items() if value is not None}
+        return default.model_copy(update=update)
+
+
+class ChatRequest(_Generation):
+    """``POST /v1/chat/completions``."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    """The last one is the user's question; earlier turns are its history."""
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    metadata: dict[str, str] | None = None
+    """Taken and not used."""
 
     @model_validator(mode="after")
     def _ends_with_a_question(self) -> Self:
@@ -108,17 +146,30 @@ class ChatRequest(_Strict):
         """All messages, as the upstream gets them."""
         return [{"role": message.role, "content": message.text} for message in self.messages]
 
-    def sampling(self, default: Sampling) -> Sampling:
-        """``default`` with what this request says otherwise."""
-        asked = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "frequency_penalty": self.frequency_penalty,
-            "max_tokens": self.max_completion_tokens or self.max_tokens,
-            "seed": self.seed,
-        }
-        update = {key: value for key, value in asked.items() if value is not None}
-        return default.model_copy(update=update)
+    @property
+    def limit_tokens(self) -> int | None:
+        """What the answer may have at most."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+Prompt = Annotated[str, Field(min_length=1)]
+
+
+class CompletionRequest(_Generation):
+    """``POST /v1/completions``; a prompt is asked as the only message of its user."""
+
+    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES)]
+
+    @property
+    def questions(self) -> list[str]:
+        """What is asked."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Self:
+        if len(self.questions) * self.choices > MAX_CHOICES:
+            raise ValueError(f"prompts times n must be at most {MAX_CHOICES}")
+        return self
 
 
 class PastTurn(_Strict):
@@ -128,14 +179,12 @@ class PastTurn(_Strict):
     content: str
 
 
-class CorrectionRequest(_Strict):
-    """``POST /v1/corrections``, for those who keep their own upstream."""
+class Pair(_Strict):
+    """A question and the answer to be corrected."""
 
     question: Annotated[str, Field(min_length=1)]
     answer: Annotated[str, Field(min_length=1)]
     history: list[PastTurn] = []
-    model: str | None = None
-    """Name of the aligner; there is one, so it may be left out."""
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -143,170 +192,16 @@ class CorrectionRequest(_Strict):
         return tuple(Turn(turn.role, turn.content) for turn in self.history)
 
 
-class AlignerReport(BaseModel):
-    """What was done to the answer; the field ``aligner`` of every reply."""
+class CorrectionRequest(Pair):
+    """``POST /v1/corrections``, for those who keep their own upstream."""
 
-    outcome: Outcome
-    reason: str | None = None
-    """Why there is no correction: ``timeout``, ``too_long``, ``length``, ``empty``, ..."""
-    upstream: str | None = None
-    version: str
-    """Of the aligner."""
-    similarity: float | None = None
-    """Of answer and correction, over words, in [0, 1]; left out for very long texts."""
-    seconds: dict[Stage, float] = {}
-    original: str | None = None
-    """The upstream's own answer, where it was asked for."""
+    model: str | None = None
+    """``<aligner>`` or ``<first>+<second>``; where there is only one it may be left out."""
 
 
-class UsageReport(BaseModel):
-    """Tokens of both stages together."""
+class CorrectionBatchRequest(_Strict):
+    """``POST /v1/corrections/batch``."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class ReplyMessage(BaseModel):
-    """The assistant's message."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str | None
-    refusal: str | None = None
-
-
-class Choice(BaseModel):
-    """The only choice."""
-
-    index: Literal[0] = 0
-    message: ReplyMessage
-    logprobs: None = None
-    finish_reason: FinishReason
-
-
-class ChatResponse(BaseModel):
-    """Reply of ``/v1/chat/completions``."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: UsageReport
-    aligner: AlignerReport
-
-
-class CorrectionResponse(BaseModel):
-    """Reply of ``/v1/corrections``."""
-
-    id: str
-    object: Literal["correction"] = "correction"
-    created: int
-    model: str
-    correction: str | None
-    """The answer itself where the outcome is ``passthrough``; nothing where it is ``blocked``."""
-    outcome: Outcome
-    usage: UsageReport
-    aligner: AlignerReport
-
-
-class ModelCard(BaseModel):
-    """One served model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: Literal["aligner"] = "aligner"
-
-
-class ModelList(BaseModel):
-    """Reply of ``/v1/models``."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
-class Health(BaseModel):
-    """Reply of ``/healthz`` and ``/readyz``."""
-
-    status: Literal["ok", "unavailable"]
-    version: str
-
-
-class ErrorDetail(BaseModel):
-    """OpenAI's error object."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
-class ErrorResponse(BaseModel):
-    """Reply of every request that fails."""
-
-    error: ErrorDetail
-
-
-def new_id(prefix: str) -> str:
-    """A fresh id."""
-    return f"{prefix}-{uuid.uuid4().hex}"
-
-
-def now() -> int:
-    """Unix time in seconds."""
-    return int(time.time())
-
-
-def usage_report(usage: Usage) -> UsageReport:
-    """``usage`` with its sum."""
-    return UsageReport(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        total_tokens=usage.prompt_tokens + usage.completion_tokens,
-    )
-
-
-def event(body: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
-
-
-class Chunks:
-    """The events of one streamed chat completion."""
-
-    def __init__(self, model: str) -> None:
-        self._head = {
-            "id": new_id("chatcmpl"),
-            "object": "chat.completion.chunk",
-            "created": now(),
-            "model": model,
-        }
-
-    def role(self) -> bytes:
-        """The first: who speaks."""
-        return self._chunk({"role": "assistant", "content": ""})
-
-    def text(self, text: str) -> bytes:
-        """A piece of the text."""
-        return self._chunk({"content": text})
-
-    def refusal(self, text: str) -> bytes:
-        """In place of a text that is withheld."""
-        return self._chunk({"refusal": text})
-
-    def last(self, finish: FinishReason, report: AlignerReport, usage: Usage | None) -> bytes:
-        """Why it ended, what was done, and the token counts where they were asked for."""
-        tail: dict[str, Any] = {"aligner": report.model_dump(mode="json", exclude_none=True)}
-        if usage is not None:
-            tail["usage"] = usage_report(usage).model_dump()
-        return self._chunk({}, finish, tail)
-
-    def _chunk(
-        self,
-        delta: dict[str, str],
-        finish: FinishReason | None = None,
-        tail: dict[str, Any] | None = None,
-    ) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return event({**self._head, "choices": [choice], **(tail or {})})
+    pairs: Annotated[list[Pair], Field(min_length=1, max_length=MAX_PAIRS)]
+    model: str | None = None
+    """As for one correction."""

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from aligner_serve import app, corrector
-from aligner_serve.config import AlignerConfig, GraphConfig, Scaling
+from aligner_serve.config.aligner import AlignerConfig
+from aligner_serve.config.graph import GraphConfig
+from aligner_serve.config.scaling import Scaling
 
 
 def aligner(**changes: object) -> AlignerConfig:

@@ -4,7 +4,8 @@ import pytest
 
 from aligner.config import load
 from aligner.errors import ConfigError
-from aligner_serve.config import FromRegistry, GraphConfig
+from aligner_serve.config.aligner import FromRegistry
+from aligner_serve.config.graph import GraphConfig
 
 SMALLEST = """
 base_url: http://127.0.0.1:8100/v1

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from aligner.generation import Messages, Sampling
 from aligner.records import Turn
-from aligner_serve.config import GraphConfig
+from aligner_serve.config.graph import GraphConfig
 from aligner_serve.gateway import Gateway
 from aligner_serve.ingress import Admission, build_api
 from aligner_serve.pipeline import Answered, Delta, Failed, Finished, Reply, Trouble, Usage

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligner_serve.config import FailurePolicy
+from aligner_serve.config.aligner import FailurePolicy
 from aligner_serve.pipeline import (
     Answered,
     Delta,

@@ -14,7 +14,7 @@ from aligner.manifest import Manifest
 from aligner.prompt import PLAIN
 from aligner.tracking import ModelVersion, Run, TrackingConfig
 from aligner_serve import release
-from aligner_serve.config import AlignerConfig
+from aligner_serve.config.aligner import AlignerConfig
 
 UNUSED = TrackingConfig(uri="sqlite:///unused.db")
 

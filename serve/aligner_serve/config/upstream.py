@@ -1,0 +1,76 @@
+"""The models whose answers are corrected. Free of ray, torch and fastapi."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from aligner.config import StrictModel
+from aligner.generation import Sampling
+from aligner_serve.config.aligner import EngineConfig
+from aligner_serve.config.scaling import Scaling
+
+
+class _Upstream(StrictModel):
+    """What all upstreams have."""
+
+    sampling: Sampling = Sampling(temperature=0.7, max_tokens=512)
+    """Where a request does not say otherwise."""
+
+    max_tokens_limit: int = Field(default=4096, ge=1)
+    """What a request may ask for at most."""
+
+    raw: bool = False
+    """Whether its answers may also be asked for uncorrected, under its own name."""
+
+    fallbacks: tuple[str, ...] = ()
+    """Upstreams that are asked in its place, in this order, while it fails."""
+
+
+class ApiUpstream(_Upstream):
+    """A model behind any OpenAI-compatible API."""
+
+    kind: Literal["openai"] = "openai"
+
+    model: str | None = None
+    """Name that its API knows it by; unset: the name it has here."""
+
+    base_url: str | None = None
+    """Of its API, ``/v1`` included; unset: ``base_url`` of the graph."""
+
+    api_key_env: str | None = None
+    """Environment variable that holds the key; unset: the API asks for none."""
+
+    timeout_s: float = Field(default=60.0, gt=0)
+    """For one attempt."""
+
+    max_attempts: int = Field(default=2, ge=1)
+    """The first included; a request's deadline ends them all."""
+
+    scaling: Scaling = Scaling(target_ongoing_requests=32, max_ongoing_requests=128)
+    """Of its deployment, which only waits for the API."""
+
+
+class EngineUpstream(_Upstream):
+    """A model in a folder, which the graph runs itself with vLLM."""
+
+    kind: Literal["vllm"]
+
+    model: str
+    """Folder in Hugging Face's layout, chat template included; code it brings is never run."""
+
+    engine: EngineConfig = EngineConfig()
+    """How it is run."""
+
+    scaling: Scaling = Scaling(max_ongoing_requests=32, num_cpus=1)
+    """Of its deployment."""
+
+
+def _kind(raw: Any) -> Any:
+    """What an upstream is; a model behind an API need not say so."""
+    return raw.get("kind", "openai") if isinstance(raw, dict) else getattr(raw, "kind", None)
+
+
+Upstream = Annotated[
+    Annotated[ApiUpstream, Tag("openai")] | Annotated[EngineUpstream, Tag("vllm")],
+    Discriminator(_kind),
+]
