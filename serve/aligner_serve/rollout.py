@@ -1,0 +1,142 @@
+"""Following an alias while the graph runs: a version that it moves to is rolled out, or refused.
+
+The new version must be found, fetched, verified, started and examined; until then the old one
+corrects, and where any of that fails it is the old one that stays. Pure: what is done to a cluster
+and a registry is done by the callables that it is made with.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from aligner.errors import AlignerError
+from aligner_serve.release import Release
+
+Releases = Mapping[str, Release]
+"""What each seat of the graph serves: an aligner's own, or its challenger's."""
+
+
+class Cluster(Protocol):
+    """Where the graph runs."""
+
+    def deploy(self, releases: Releases) -> None:
+        """Bring the graph to ``releases``; a deployment whose release is the same is let alone.
+
+        Raises:
+            AlignerError: A version does not start, or does not pass its probe.
+        """
+
+
+class Registry(Protocol):
+    """Where releases come from."""
+
+    def resolve(self, seat: str) -> Release:
+        """What the alias of ``seat`` names now.
+
+        Raises:
+            AlignerError: Nothing that may be served, or the registry does not answer.
+        """
+
+    def fetch(self, seat: str, release: Release) -> None:
+        """Verify the files of ``release``, on this machine.
+
+        Raises:
+            AlignerError: They are gone, damaged, or do not fit the settings of ``seat``.
+        """
+
+
+@dataclass(slots=True)
+class _Seat:
+    """What is known of one alias."""
+
+    serving: Release
+    refused: Release | None = None
+    """The last that failed; it is tried again only when the alias has been elsewhere."""
+    trouble: str | None = None
+    """Said already."""
+
+
+class Rollout:
+    """Follows every alias of a graph."""
+
+    def __init__(
+        self,
+        serving: Releases,
+        *,
+        watched: tuple[str, ...],
+        registry: Registry,
+        cluster: Cluster,
+        say: Callable[[str], None],
+    ) -> None:
+        """``serving`` runs already; those of its seats that are ``watched`` may change."""
+        self._seats = {name: _Seat(release) for name, release in serving.items()}
+        self._watched = watched
+        self._registry = registry
+        self._cluster = cluster
+        self._say = say
+        self._must_restore = False
+
+    @property
+    def serving(self) -> dict[str, Release]:
+        """What corrects now."""
+        return {name: seat.serving for name, seat in self._seats.items()}
+
+    def look(self) -> bool:
+        """Look at every alias once and follow it; whether another version serves afterwards.
+
+        What goes wrong is said in a sentence, once, and never raised.
+        """
+        if self._must_restore:
+            self._restore()
+        moved = [self._follow(name, self._seats[name]) for name in self._watched]
+        return any(moved)
+
+    def _follow(self, name: str, seat: _Seat) -> bool:
+        try:
+            wanted = self._registry.resolve(name)
+        except AlignerError as exc:
+            self._mention(seat, f"{name}: {seat.serving.version} stays: {exc}")
+            return False
+        seat.trouble = None
+        if wanted == seat.serving:
+            seat.refused = None
+            return False
+        if wanted == seat.refused:
+            return False
+        return self._roll_out(name, seat, wanted)
+
+    def _roll_out(self, name: str, seat: _Seat, wanted: Release) -> bool:
+        before = seat.serving
+        self._say(f"{name}: rolling out {wanted.version} in place of {before.version}")
+        try:
+            self._registry.fetch(name, wanted)
+        except AlignerError as exc:
+            seat.refused = wanted
+            self._say(f"{name}: {before.version} stays: {exc}")
+            return False
+        try:
+            self._cluster.deploy({**self.serving, name: wanted})
+        except AlignerError as exc:
+            seat.refused = wanted
+            self._say(f"{name}: {wanted.version} is taken back, {before.version} stays: {exc}")
+            self._restore()
+            return False
+        seat.serving, seat.refused = wanted, None
+        self._say(f"{name}: {wanted.version} corrects now")
+        return True
+
+    def _restore(self) -> None:
+        """Make what serves the cluster's aim again; what failed must not be started any more."""
+        try:
+            self._cluster.deploy(self.serving)
+        except AlignerError as exc:
+            if not self._must_restore:
+                self._say(f"what served before does not come back by itself yet: {exc}")
+            self._must_restore = True
+            return
+        self._must_restore = False
+
+    def _mention(self, seat: _Seat, sentence: str) -> None:
+        if sentence != seat.trouble:
+            seat.trouble = sentence
+            self._say(sentence)
