@@ -1,5 +1,6 @@
 """Exports, as whoever runs one needs them: on this machine, verified, and of a known length."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Final
@@ -7,6 +8,7 @@ from typing import Final
 import pyarrow.fs as pafs
 
 from aligner import artefacts
+from aligner.config import StrictModel
 from aligner.errors import ContractMismatch, DataError
 from aligner.manifest import Manifest
 from aligner.prompt import PromptTemplate
@@ -15,6 +17,38 @@ from aligner.tracking import ModelVersion
 FINGERPRINT_TAG: Final = "prompt_fingerprint"
 HASH_TAG: Final = "export_hash"
 """Tags that a model version is registered with."""
+
+ADAPTER: Final = "adapter"
+"""Folder inside an export, and the fact that tells of it in its manifest."""
+
+
+class Adapter(StrictModel):
+    """What training has added to a model, which stands beside the merged weights of an export."""
+
+    base: str
+    """Where the model lay that was added to."""
+
+    base_hash: str
+    """Of that model's weights, see :func:`weights_hash`."""
+
+    rank: int
+    """Width of the additions."""
+
+
+def adapter_of(manifest: Manifest) -> Adapter | None:
+    """The adapter that an export holds in its folder ``adapter``, in PEFT's layout."""
+    told = manifest.facts.get(ADAPTER)
+    return None if told is None else Adapter.model_validate(told)
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 over the ``*.safetensors`` files of a model's folder, by name and content."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            one = hashlib.file_digest(stream, "sha256")
+        digest.update(f"{path.name} {one.hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def require_aligner(manifest: Manifest, *, where: str) -> PromptTemplate:

@@ -10,7 +10,8 @@ from aligner.config import StrictModel
 class Lora(StrictModel):
     """Low-rank additions to the linear layers; the model's own weights stay as they are.
 
-    The export holds ordinary weights: the additions are merged into them.
+    The export holds ordinary weights: the additions are merged into them. ``export.adapter``
+    keeps them by themselves as well.
     """
 
     kind: Literal["lora"]

@@ -32,5 +32,10 @@ class Export(StrictModel):
     """Size of a file of weights, at most, unless one weight is larger; no worker ever holds more
     than one file's weights for it."""
 
+    adapter: bool = False
+    """Also write what LoRA has added by itself, in PEFT's layout in the folder ``adapter``: several
+    such Aligners can be served by one engine that holds the model they were trained on once. The
+    merged weights are written all the same; they are what is evaluated and promoted."""
+
     parity: Parity = Field(default=Parity())
     """Whether both engines that use an export agree about it."""

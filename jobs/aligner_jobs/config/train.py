@@ -228,6 +228,15 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _an_adapter_is_added_to_something(self) -> Self:
+        if self.export.adapter and (self.adapter is None or self.model.kind != "pretrained"):
+            raise ValueError(
+                "export.adapter=true needs adapter.kind=lora and model.kind=pretrained, for an "
+                "adapter is only of use with the model that it was added to; set it to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _server_can_reach_it(self) -> Self:
         server = self.tracking.uri.startswith(("http://", "https://"))
         if self.register_as and server and "://" not in self.out:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aligner import artefacts
+from aligner import artefacts, exports
 from aligner.errors import DataError
 from aligner.lasting_run import Tell
 from aligner.manifest import Manifest
@@ -181,6 +181,11 @@ def _standing(config: TrainConfig, dataset: Manifest) -> Manifest | None:
     if manifest.name != config.run_name(dataset.content_hash):
         raise DataError(
             f"{config.export_uri}: was trained with other settings or on another dataset; "
+            "choose another out or remove it."
+        )
+    if config.export.adapter and exports.adapter_of(manifest) is None:
+        raise DataError(
+            f"{config.export_uri}: was trained without export.adapter=true and holds no adapter; "
             "choose another out or remove it."
         )
     return manifest

@@ -5,13 +5,16 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from aligner import artefacts
+from aligner import artefacts, exports
 from aligner.adapters.hf_tokenizer import HfTokenizer, write_files
 from aligner.errors import AlignerError, DataError
 from aligner.manifest import Manifest, provenance
+from aligner_jobs.config.model import PretrainedModel
 from aligner_jobs.config.train import TrainConfig
+from aligner_jobs.train.adapter_file import write_adapter
 from aligner_jobs.train.heldout import Group
 from aligner_jobs.train.material import Material
+from aligner_jobs.train.model import local_folder
 from aligner_jobs.train.weights import write_weights
 
 
@@ -47,6 +50,9 @@ def write_export(
                 shard_bytes=config.export.shard_bytes,
                 partitioned=config.zero.stage == 3,
             )
+            # Written even after a failure: under ZeRO-3 the other workers take part in it.
+            further = _write_adapter(engine.module, staging, config=config)
+            failure = failure or further
         if isinstance(place, AlignerError):
             raise place
         if failure is not None:
@@ -90,11 +96,44 @@ def _published(
         counts={split: funnel.rows_out for split, funnel in material.funnels.items()},
         facts={
             **facts,
+            **_adapter_fact(config),
             "set_aside": {split: dict(f.dropped) for split, f in material.funnels.items()},
         },
         spec=config.model_dump(mode="json"),
         **provenance(),
     )
+
+
+def _write_adapter(
+    module: Any, staging: artefacts.Staging | None, *, config: TrainConfig
+) -> OSError | None:
+    """What LoRA has added by itself, where that is asked for; all workers take part."""
+    if not config.export.adapter or config.adapter is None:
+        return None
+    return write_adapter(
+        module,
+        staging.path / exports.ADAPTER if staging else None,
+        spec=config.adapter,
+        base=_base(config),
+        partitioned=config.zero.stage == 3,
+    )
+
+
+def _adapter_fact(config: TrainConfig) -> dict[str, Any]:
+    if not config.export.adapter or config.adapter is None:
+        return {}
+    assert isinstance(config.model, PretrainedModel)
+    found = exports.Adapter(
+        base=_base(config),
+        base_hash=exports.weights_hash(local_folder(config.model)),
+        rank=config.adapter.rank,
+    )
+    return {exports.ADAPTER: found.model_dump(mode="json")}
+
+
+def _base(config: TrainConfig) -> str:
+    assert isinstance(config.model, PretrainedModel)
+    return config.model.path
 
 
 def _write_settings(module: Any, folder: Path, *, tokenizer: HfTokenizer) -> None:

@@ -1,5 +1,6 @@
 """LoRA, through peft: additions of low rank that are trained in the model's stead."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
@@ -48,6 +49,27 @@ def is_addition(name: str) -> bool:
 def own_name(name: str) -> str:
     """A weight's name in the model without additions."""
     return name.replace(_BASE, ".")
+
+
+def peft_name(name: str) -> str:
+    """What PEFT's files call the addition ``name``."""
+    return f"base_model.model.{name.replace(f'.{_NAME}.', '.')}"
+
+
+def peft_config(spec: Lora, additions: Iterable[str], *, base: str) -> dict[str, Any]:
+    """``adapter_config.json``: ``spec`` as it was applied, to the layers of ``additions``."""
+    layers = {name.partition(_ADDED)[0].rpartition(".")[2] for name in additions}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": spec.rank,
+        "lora_alpha": spec.alpha,
+        "lora_dropout": spec.dropout,
+        "target_modules": sorted(layers),
+        "bias": "none",
+        "inference_mode": True,
+    }
 
 
 def addition_to(module: Any, name: str) -> Any | None:

@@ -73,17 +73,17 @@ def write_weights(
     for number, weights in enumerate(files, start=1):
         tensors: dict[str, torch.Tensor] = {}
         for weight in weights:
-            value = _whole(weight, partitioned=partitioned, keep=folder is not None)
+            value = whole(weight, partitioned=partitioned, keep=folder is not None)
             if value is not None and failure is None:
                 tensors[weight.name] = value
         if folder is not None and failure is None:
-            failure = _written(tensors, folder / _file_name(number, len(files)))
+            failure = saved(tensors, folder / _file_name(number, len(files)))
     if folder is not None and len(files) > 1 and failure is None:
         _write_index(files, folder)
     return failure
 
 
-def _whole(weight: Weight, *, partitioned: bool, keep: bool) -> torch.Tensor | None:
+def whole(weight: Weight, *, partitioned: bool, keep: bool) -> torch.Tensor | None:
     """The whole tensor in this machine's memory, its addition merged; all workers take part."""
     if not partitioned:
         value = weight.tensor.detach()
@@ -101,7 +101,8 @@ def _whole(weight: Weight, *, partitioned: bool, keep: bool) -> torch.Tensor | N
         return value.to("cpu", copy=True)
 
 
-def _written(tensors: dict[str, torch.Tensor], path: Path) -> OSError | None:
+def saved(tensors: dict[str, torch.Tensor], path: Path) -> OSError | None:
+    """Write one file; the result is why it cannot be written."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

@@ -32,3 +32,11 @@ def test_no_row_is_compared_unless_it_is_asked_for() -> None:
     assert config().export.parity.rows == 0
     with pytest.raises(ConfigError, match="tolerance"):
         config(export={"parity": {"tolerance": 0}})
+
+
+@pytest.mark.parametrize("changes", [{}, {"adapter": {"kind": "lora"}}])
+def test_an_adapter_by_itself_needs_a_model_that_others_have_too(
+    changes: dict[str, object],
+) -> None:
+    with pytest.raises(ConfigError, match=r"export.adapter=true needs"):
+        config(export={"adapter": True}, **changes)

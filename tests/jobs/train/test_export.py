@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from aligner import artefacts, exports
 from aligner.errors import DataError
+from aligner_jobs.config.adapter import Lora
 from aligner_jobs.config.export import Export
 from aligner_jobs.config.model import PretrainedModel, ScratchModel
 from aligner_jobs.config.train import TrainConfig, Zero
@@ -111,6 +112,30 @@ def test_a_tokenizer_that_pads_with_eos_or_not_at_all_still_ends_its_corrections
     written(settings, material)
     found = GenerationConfig.from_pretrained(settings.export_uri)
     assert (found.eos_token_id, found.pad_token_id) == (2, 2)
+
+
+def test_an_adapter_stands_beside_the_weights_that_it_is_merged_into(
+    small_dataset: str, tmp_path: Path, prepared: Prepared
+) -> None:
+    scratch = config(small_dataset, tmp_path / "base")
+    written(scratch, prepared(scratch))
+    settings = config(
+        small_dataset,
+        tmp_path / "next",
+        model=PretrainedModel(kind="pretrained", path=scratch.export_uri),
+        adapter=Lora(kind="lora", rank=4),
+        export=Export(adapter=True),
+    )
+    manifest, _ = written(settings, prepared(settings))
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} < set(
+        manifest.files
+    )
+    found = exports.adapter_of(manifest)
+    assert found is not None and found.rank == 4
+    assert found.base_hash == exports.weights_hash(Path(scratch.export_uri))
+    # What was added is still nothing, but here it is a file with other bytes.
+    assert found.base_hash != exports.weights_hash(Path(settings.export_uri) / "adapter")
+    assert AutoModelForCausalLM.from_pretrained(settings.export_uri).num_parameters() > 0
 
 
 def test_files_are_readable_by_who_serves_them(
