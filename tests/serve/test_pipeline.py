@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -10,11 +11,15 @@ from hypothesis import strategies as st
 
 from aligner_serve.config.aligner import FailurePolicy
 from aligner_serve.pipeline import (
-    Answered,
+    RAW,
+    Ask,
+    Correct,
     Delta,
     Failed,
     Finished,
+    Piece,
     Reply,
+    Step,
     Terms,
     Trouble,
     Usage,
@@ -22,21 +27,23 @@ from aligner_serve.pipeline import (
     stream,
 )
 
-Event = Delta | Finished | Failed
+Event = Piece
 CANARY = "the raw answer"
 
 
-def asks(answer: str = CANARY, *, usage: Usage | None = None) -> Callable[[], Awaitable[Answered]]:
-    async def ask() -> Answered:
-        return Answered(answer, usage or Usage())
+def asks(answer: str = CANARY, *, usage: Usage | None = None) -> Ask:
+    async def ask(deadline_s: float) -> AsyncGenerator[Piece]:
+        yield Delta(answer[:4])
+        yield Delta(answer[4:])
+        yield Finished(usage or Usage(), by="up")
 
     return ask
 
 
-def corrects(*events: Event | float) -> Callable[[str], AsyncGenerator[Event]]:
+def corrects(*events: Event | float) -> Correct:
     """Gives ``events`` in order; a number is a pause in seconds."""
 
-    async def correct(answer: str) -> AsyncGenerator[Event]:
+    async def correct(answer: str, deadline_s: float) -> AsyncGenerator[Piece]:
         for event in events:
             if isinstance(event, float):
                 await asyncio.sleep(event)
@@ -46,22 +53,42 @@ def corrects(*events: Event | float) -> Callable[[str], AsyncGenerator[Event]]:
     return correct
 
 
-def terms(
-    on_failure: FailurePolicy = "passthrough",
-    *,
-    deadline_s: float = 5.0,
-    correction_timeout_s: float = 5.0,
-) -> Terms:
-    return Terms(deadline_s, correction_timeout_s, on_failure)
+@dataclass(frozen=True)
+class Policy:
+    """What the tests change of a request's terms."""
+
+    on_failure: FailurePolicy = "passthrough"
+    deadline_s: float = 5.0
+    correction_timeout_s: float = 5.0
+    stop: tuple[str, ...] = ()
+
+    def step(self, correct: Correct) -> Step:
+        return Step("fixer", correct, self.correction_timeout_s, self.on_failure)
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(self.deadline_s, stop=self.stop)
 
 
-def whole(*events: Event | float, terms: Terms = terms()) -> Reply | Trouble:  # noqa: B008
-    return asyncio.run(respond(asks(), corrects(*events), terms=terms))
+terms = Policy
 
 
-def pieces(*events: Event | float, terms: Terms = terms()) -> list[object]:  # noqa: B008
+def whole(*events: Event | float, terms: Policy = Policy()) -> Reply | Trouble:
+    return answered(asks(), [terms.step(corrects(*events))], terms)
+
+
+def answered(ask: Ask, steps: Sequence[Step], policy: Policy = Policy()) -> Reply | Trouble:
+    return asyncio.run(respond(ask, steps, upstream="up", terms=policy.terms))
+
+
+def pieces(*events: Event | float, terms: Policy = Policy()) -> list[object]:
+    return streamed(asks(), [terms.step(corrects(*events))], terms)
+
+
+def streamed(ask: Ask, steps: Sequence[Step], policy: Policy = Policy()) -> list[object]:
     async def collect() -> list[object]:
-        return [event async for event in stream(asks(), corrects(*events), terms=terms)]
+        events = stream(ask, steps, upstream="up", terms=policy.terms)
+        return [event async for event in events]
 
     return asyncio.run(collect())
 
@@ -97,21 +124,18 @@ def test_an_answer_returned_word_for_word_is_unchanged() -> None:
 def test_the_corrector_is_given_the_answer() -> None:
     given: list[str] = []
 
-    async def correct(answer: str) -> AsyncGenerator[Event]:
+    async def correct(answer: str, deadline_s: float) -> AsyncGenerator[Event]:
         given.append(answer)
         yield Delta("x")
         yield Finished()
 
-    asyncio.run(respond(asks("from upstream"), correct, terms=terms()))
+    answered(asks("from upstream"), [Step("fixer", correct, 5.0)])
     assert given == ["from upstream"]
 
 
 def test_tokens_of_both_stages_are_added() -> None:
-    async def run() -> Reply | Trouble:
-        ask = asks(usage=Usage(3, 5))
-        return await respond(ask, corrects(Delta("x"), Finished(Usage(20, 7))), terms=terms())
-
-    end = asyncio.run(run())
+    correct = corrects(Delta("x"), Finished(Usage(20, 7)))
+    end = answered(asks(usage=Usage(3, 5)), [Step("fixer", correct, 5.0)])
     assert isinstance(end, Reply)
     assert end.usage == Usage(23, 12)
 
@@ -206,33 +230,55 @@ def test_the_raw_answer_never_leaves_but_as_a_passthrough(
 
 
 def test_an_upstream_that_fails_is_told_apart_from_the_corrector() -> None:
-    async def ask() -> Failed:
-        return Failed("http_500")
+    async def ask(deadline_s: float) -> AsyncGenerator[Piece]:
+        yield Delta("half an ans")
+        yield Failed("http_429", retry_after_s=7.0)
 
-    end = asyncio.run(respond(ask, corrects(Delta("x"), Finished()), terms=terms()))
+    end = answered(ask, [Policy().step(corrects(Delta("x"), Finished()))])
     assert isinstance(end, Trouble)
-    assert (end.stage, end.reason) == ("upstream", "http_500")
+    assert (end.stage, end.reason, end.retry_after_s) == ("upstream", "http_429", 7.0)
+
+
+async def hangs(deadline_s: float) -> AsyncGenerator[Piece]:
+    yield Delta("a ")
+    await asyncio.sleep(60)
 
 
 def test_an_upstream_that_hangs_ends_with_the_deadline() -> None:
-    async def ask() -> Answered:
-        await asyncio.sleep(60)
-        raise AssertionError
-
     start = time.monotonic()
-    end = asyncio.run(respond(ask, corrects(), terms=terms(deadline_s=0.05)))
+    end = answered(hangs, [Policy().step(corrects())], Policy(deadline_s=0.05))
     assert isinstance(end, Trouble)
     assert (end.stage, end.reason) == ("upstream", "timeout")
     assert time.monotonic() - start < 5
 
 
-def test_the_correction_gets_what_the_upstream_left_of_the_deadline() -> None:
-    async def ask() -> Answered:
-        await asyncio.sleep(0.1)
-        return Answered(CANARY)
+def test_a_part_of_the_deadline_is_kept_for_correcting() -> None:
+    told: list[float] = []
 
-    correct = corrects(0.2, Delta("late"), Finished())
-    end = asyncio.run(respond(ask, correct, terms=terms(deadline_s=0.15)))
+    async def ask(deadline_s: float) -> AsyncGenerator[Piece]:
+        told.append(deadline_s)
+        yield Delta(CANARY)
+        yield Finished()
+
+    async def correct(answer: str, deadline_s: float) -> AsyncGenerator[Piece]:
+        told.append(deadline_s)
+        yield Delta("x")
+        yield Finished()
+
+    terms = Terms(10.0, correction_share=0.25)
+    for steps in ([Step("fixer", correct, 4.0)], []):
+        asyncio.run(respond(ask, steps, upstream="up", terms=terms))
+    assert told == [pytest.approx(limit, abs=0.5) for limit in (7.5, 4.0, 10.0)]
+
+
+def test_the_correction_gets_what_the_upstream_left_of_the_deadline() -> None:
+    async def ask(deadline_s: float) -> AsyncGenerator[Piece]:
+        await asyncio.sleep(0.1)
+        yield Delta(CANARY)
+        yield Finished()
+
+    policy = Policy(deadline_s=0.15)
+    end = answered(ask, [policy.step(corrects(0.2, Delta("late"), Finished()))], policy)
     assert isinstance(end, Reply)
     assert (end.outcome, end.reason) == ("passthrough", "timeout")
 
@@ -240,16 +286,16 @@ def test_the_correction_gets_what_the_upstream_left_of_the_deadline() -> None:
 def test_a_client_that_goes_away_while_the_upstream_writes_cancels_it() -> None:
     cancelled = asyncio.Event()
 
-    async def ask() -> Answered:
+    async def ask(deadline_s: float) -> AsyncGenerator[Piece]:
         try:
+            yield Delta("a")
             await asyncio.sleep(60)
-        except asyncio.CancelledError:
+        finally:
             cancelled.set()
-            raise
-        raise AssertionError
 
     async def run() -> None:
-        task = asyncio.create_task(respond(ask, corrects(), terms=terms()))
+        steps = [Policy().step(corrects())]
+        task = asyncio.create_task(respond(ask, steps, upstream="up", terms=Terms(5.0)))
         await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -263,7 +309,7 @@ def test_a_client_that_goes_away_while_the_upstream_writes_cancels_it() -> None:
 def test_a_correction_that_nobody_waits_for_is_closed(how: str) -> None:
     closed = asyncio.Event()
 
-    async def correct(answer: str) -> AsyncGenerator[Event]:
+    async def correct(answer: str, deadline_s: float) -> AsyncGenerator[Event]:
         try:
             yield Delta("first")
             await asyncio.sleep(60)
@@ -271,7 +317,9 @@ def test_a_correction_that_nobody_waits_for_is_closed(how: str) -> None:
             closed.set()
 
     async def run() -> None:
-        events = stream(asks(), correct, terms=terms(correction_timeout_s=0.05))
+        events = stream(
+            asks(), [Step("fixer", correct, timeout_s=0.05)], upstream="up", terms=Terms(5.0)
+        )
         assert await anext(events) == Delta("first")
         if how == "closed":
             await events.aclose()
@@ -282,7 +330,90 @@ def test_a_correction_that_nobody_waits_for_is_closed(how: str) -> None:
     asyncio.run(run())
 
 
-def test_the_seconds_of_each_stage_are_told() -> None:
-    end = whole(0.05, Delta("x"), Finished())
-    assert end.seconds["corrector"] >= 0.05
-    assert 0 <= end.seconds["upstream"] < 0.05
+def test_each_stage_is_reported_with_its_time_and_its_tokens() -> None:
+    correct = corrects(0.05, Delta("x"), Finished(Usage(9, 1), by="models:/fixer/3"))
+    end = answered(asks(usage=Usage(2, 3)), [Step("fixer", correct, 5.0)])
+    upstream, corrector = end.stages
+    assert (upstream.stage, upstream.name, upstream.by) == ("upstream", "up", "up")
+    assert (upstream.usage, corrector.usage) == (Usage(2, 3), Usage(9, 1))
+    assert (corrector.stage, corrector.name, corrector.by) == (
+        "corrector",
+        "fixer",
+        "models:/fixer/3",
+    )
+    assert corrector.ms >= 50 > upstream.ms >= 0
+
+
+# --- raw answers, several aligners, several rounds ---------------------------------------------
+
+
+def test_without_aligners_the_answer_passes_as_it_comes_and_says_why() -> None:
+    *deltas, end = streamed(asks(), [])
+    assert deltas == [Delta(CANARY[:4]), Delta(CANARY[4:])]
+    assert isinstance(end, Reply)
+    assert (end.outcome, end.reason, end.text) == ("passthrough", RAW, CANARY)
+
+
+def appends(text: str, *, at_most: int = 99) -> Correct:
+    async def correct(answer: str, deadline_s: float) -> AsyncGenerator[Piece]:
+        more = text if answer.count(text) < at_most else ""
+        yield Delta(answer)
+        yield Delta(more)
+        yield Finished(Usage(1, 1))
+
+    return correct
+
+
+def test_stacked_aligners_correct_one_after_the_other_and_only_the_last_streams() -> None:
+    steps = [Step("a", appends("+a"), 5.0), Step("b", appends("+b"), 5.0)]
+    *deltas, end = streamed(asks("x"), steps)
+    assert deltas == [Delta("x+a"), Delta("+b")]
+    assert isinstance(end, Reply)
+    assert (end.text, end.outcome, end.usage) == ("x+a+b", "corrected", Usage(2, 2))
+    assert [stage.name for stage in end.stages] == ["up", "a", "b"]
+
+
+@pytest.mark.parametrize(("rounds", "text", "calls"), [(1, "x+", 1), (2, "x++", 2), (8, "x++", 3)])
+def test_rounds_go_on_until_nothing_changes(rounds: int, text: str, calls: int) -> None:
+    end = answered(asks("x"), [Step("a", appends("+", at_most=2), 5.0, rounds=rounds)])
+    assert isinstance(end, Reply)
+    assert (end.text, len(end.stages) - 1) == (text, calls)
+    assert [stage.round for stage in end.stages[1:]] == [*range(1, calls + 1)]
+
+
+def test_one_aligner_that_fails_leaves_the_work_of_those_before_it() -> None:
+    steps = [Step("a", appends("+a"), 5.0), Step("b", corrects(Failed("unavailable")), 5.0)]
+    end = answered(asks("x"), steps)
+    assert isinstance(end, Reply)
+    assert (end.outcome, end.text, end.reason) == ("passthrough", "x+a", "unavailable")
+    blocked = answered(asks("x"), [steps[0], replace(steps[1], on_failure="block")])
+    assert isinstance(blocked, Reply)
+    assert (blocked.outcome, blocked.text) == ("blocked", "")
+
+
+# --- stop sequences -----------------------------------------------------------------------------
+
+
+def test_the_text_ends_before_a_stop_sequence_however_it_is_cut() -> None:
+    policy = Policy(stop=("END", "\n\n"))
+    events = (Delta("one E"), Delta("two EN"), Delta("D three"), Finished())
+    *deltas, end = pieces(*events, terms=policy)
+    assert isinstance(end, Reply)
+    assert end.text == "one Etwo " == "".join(d.text for d in deltas if isinstance(d, Delta))
+
+
+@given(
+    cuts=st.lists(st.text(alphabet="abX", min_size=1, max_size=4), min_size=1, max_size=8),
+    stop=st.lists(st.text(alphabet="abX", min_size=1, max_size=3), max_size=2),
+)
+def test_what_was_streamed_is_what_the_reply_says(cuts: list[str], stop: list[str]) -> None:
+    policy = Policy(stop=tuple(stop))
+    events = [*map(Delta, cuts), Finished()]
+    *deltas, end = pieces(*events, terms=policy)
+    plain = whole(*events, terms=policy)
+    assert isinstance(end, Reply) and isinstance(plain, Reply)
+    sent = "".join(delta.text for delta in deltas if isinstance(delta, Delta))
+    assert sent in (end.text, "")
+    assert end.text == plain.text
+    assert not any(one in end.text for one in stop)
+    assert "".join(cuts).startswith(end.text)
