@@ -70,7 +70,7 @@ def job_of(
     prompt_ids = encode_prompt(
         question.question, answer, question.history, template=template, tokenizer=tokenizer
     )
-    answer_tokens = len(tokenizer.encode(answer))
+    answer_tokens = len(tokenizer.encode(template.frame.escape(answer)))
     left = context_tokens - len(prompt_ids)
     if left < answer_tokens + 1:
         return Job(prompt_ids, max_tokens=0)
@@ -81,6 +81,7 @@ def correct(
     jobs: Sequence[Job],
     *,
     model: Path,
+    template: PromptTemplate,
     tokenizer: Tokenizer,
     engine: EngineConfig,
     context_tokens: int,
@@ -99,10 +100,12 @@ def correct(
     if not sent:
         return
     for row in _generated(sent, model=model, engine=engine, context_tokens=context_tokens):
-        yield int(row["index"]), read_output(row, tokenizer=tokenizer)
+        yield int(row["index"]), read_output(row, template=template, tokenizer=tokenizer)
 
 
-def read_output(row: Mapping[str, Any], *, tokenizer: Tokenizer) -> Correction:
+def read_output(
+    row: Mapping[str, Any], *, template: PromptTemplate, tokenizer: Tokenizer
+) -> Correction:
     """The correction in one row that the engine returned.
 
     It is complete only if it ends with EOS: everything else was cut off at its limit.
@@ -112,7 +115,7 @@ def read_output(row: Mapping[str, Any], *, tokenizer: Tokenizer) -> Correction:
         return Correction(text="", unusable="engine_error")
     if not ids or ids[-1] != tokenizer.eos_token_id:
         return Correction(text="", unusable="cut_off", tokens=len(ids))
-    text = tokenizer.decode(ids[:-1])
+    text = template.frame.unescape(tokenizer.decode(ids[:-1]))
     if not text.strip():
         return Correction(text="", unusable="empty", tokens=len(ids))
     return Correction(text=text, tokens=len(ids))

@@ -176,6 +176,7 @@ def _corrections(answers: Answers, subject: Subject, config: EvaluateConfig) -> 
         for index, correction in correct(
             jobs,
             model=subject.folder,
+            template=subject.template,
             tokenizer=subject.tokenizer,
             engine=config.engine,
             context_tokens=subject.context_tokens,

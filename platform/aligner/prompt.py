@@ -4,17 +4,22 @@ This is the contract of the whole platform. Data, training, batch inference and 
 through this module alone, and each artefact stores the fingerprint of the template it was made
 with. Variants A, B and C are the strings that published checkpoints were trained on, byte for
 byte (a checkpoint works only with its own); ``plain`` is this project's own for new models.
+
+A value that holds the frame's own marks is escaped (:mod:`aligner.frame`), in the correction that
+is trained on as in the prompt, and what the Aligner wrote is unescaped.
 """
 
 import hashlib
 import json
 import re
+from functools import cached_property
 from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
 from aligner.config import StrictModel
 from aligner.errors import ConfigError
+from aligner.frame import Frame, marks_of
 from aligner.records import Turn
 
 _PLACEHOLDER: Final = re.compile(r"\{(question|answer)\}")
@@ -46,6 +51,11 @@ class PromptTemplate(StrictModel):
         for turn in (self.user_turn, self.assistant_turn):
             if turn.count("{text}") != 1:
                 raise ValueError("a turn must contain {text} exactly once")
+        if not marks_of(self._pieces[2]):
+            raise ValueError(
+                "between {question} and {answer} there must be two characters or more; one alone "
+                "cannot be told from the same in a question"
+            )
         return self
 
     @property
@@ -59,15 +69,54 @@ class PromptTemplate(StrictModel):
         """Return the text that the Aligner continues; it ends where the correction begins.
 
         Values are put in in one pass: braces or placeholders inside a question or an answer
-        stay as they are. Earlier turns stand in front of the question, oldest first.
+        stay as they are. Earlier turns stand in front of the question, oldest first. Marks of
+        the frame that stand in a value are escaped, so that where each value ends can be seen;
+        a turn's end only where its shape has a mark there.
         """
-        values = {"question": self.render_history(history) + question, "answer": answer}
-        return _PLACEHOLDER.sub(lambda match: values[match[1]], self.template)
+        before, first, between, second, after = self._pieces
+        beside = {first: (before, between), second: (between, "")}
+        values = {
+            "question": self._with_history(question, history, *beside["question"]),
+            "answer": self.frame.escape(answer, right=beside["answer"][1]),
+        }
+        return f"{before}{values[first]}{between}{values[second]}{after}"
 
     def render_history(self, history: tuple[Turn, ...]) -> str:
-        """Earlier turns as they stand in front of the question."""
+        """Earlier turns verbatim, for prompts of another frame than this one."""
         turns = {"user": self.user_turn, "assistant": self.assistant_turn}
         return "".join(turns[turn.role].replace("{text}", turn.text) for turn in history)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """The marks around the values."""
+        turns = [piece for turn in self._turns.values() for piece in turn]
+        return Frame(marks_of(*self._pieces[::2], *turns))
+
+    @property
+    def _pieces(self) -> tuple[str, str, str, str, str]:
+        """Literal text and the placeholders' names in turn."""
+        before, first, between, second, after = _PLACEHOLDER.split(self.template)
+        return before, first, between, second, after
+
+    @property
+    def _turns(self) -> dict[str, tuple[str, str]]:
+        """What stands before and behind a turn's text, by role."""
+        shapes = {"user": self.user_turn, "assistant": self.assistant_turn}
+        return {role: _around(shape) for role, shape in shapes.items()}
+
+    def _with_history(self, question: str, history: tuple[Turn, ...], left: str, right: str) -> str:
+        """``question`` and the turns before it, escaped, as they stand between two pieces."""
+        turns = [(turn.text, *self._turns[turn.role]) for turn in history]
+        rendered = self.frame.escape(question, left=turns[-1][2] if turns else left, right=right)
+        for text, begin, end in reversed(turns):
+            rest = end + rendered
+            rendered = begin + self.frame.escape(text, left=begin, right=rest) + rest
+        return rendered
+
+
+def _around(turn: str) -> tuple[str, str]:
+    before, _, behind = turn.partition("{text}")
+    return before, behind
 
 
 _WRAPPED: Final = "BEGINNING OF CONVERSATION: USER: {body} ASSISTANT:"

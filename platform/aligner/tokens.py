@@ -78,12 +78,18 @@ def encode_text(text: str, *, add_bos: bool, tokenizer: Tokenizer) -> list[int]:
 
 
 def encode_example(row: Triple, *, template: PromptTemplate, tokenizer: Tokenizer) -> Example:
-    """Tokenise one row; nothing is ever truncated (callers set rows that are too long aside)."""
+    """Tokenise one row; nothing is ever truncated (callers set rows that are too long aside).
+
+    The correction is escaped as the answer in the prompt is: a copy stays a copy.
+    """
     return Example(
         prompt_ids=encode_prompt(
             row.question, row.answer, row.history, template=template, tokenizer=tokenizer
         ),
-        target_ids=[*tokenizer.encode(row.correction), tokenizer.eos_token_id],
+        target_ids=[
+            *tokenizer.encode(template.frame.escape(row.correction)),
+            tokenizer.eos_token_id,
+        ],
     )
 
 

@@ -59,7 +59,7 @@ def job(answer: str, *, context_tokens: int) -> tuple[int, int]:
 
 def output(ids: list[int], *, error: str = "") -> Correction:
     row: dict[str, Any] = {"index": 0, "generated_tokens": ids, "error": error}
-    return read_output(row, tokenizer=Bytes())
+    return read_output(row, template=PLAIN, tokenizer=Bytes())
 
 
 def test_the_prompt_begins_with_bos_and_room_follows_the_answer() -> None:
@@ -89,13 +89,23 @@ def test_what_does_not_fit_is_passed_through_without_an_engine(tmp_path: Any) ->
         context_tokens=1,
     )
     done = correct(
-        [made], model=tmp_path, tokenizer=Bytes(), engine=EngineConfig(), context_tokens=1
+        [made],
+        model=tmp_path,
+        template=PLAIN,
+        tokenizer=Bytes(),
+        engine=EngineConfig(),
+        context_tokens=1,
     )
     assert list(done) == [(0, Correction(text="", unusable="too_long"))]
 
 
 def test_a_correction_ends_with_eos() -> None:
     assert output([*b"Good.", 257]) == Correction(text="Good.", tokens=6)
+
+
+def test_marks_of_the_prompt_in_a_correction_come_back_as_they_were() -> None:
+    ids = [*PLAIN.frame.escape("It says ##Answer: no.").encode(), 257]
+    assert output(ids).text == "It says ##Answer: no."
 
 
 def test_a_correction_without_eos_was_cut_off() -> None:

@@ -46,6 +46,14 @@ def test_training_and_inference_see_the_same_prompt_ids(question: str, answer: s
     assert prompt[0] == 1
 
 
+def test_a_copy_of_an_answer_with_marks_is_its_very_text_in_the_prompt() -> None:
+    row = Triple("q", "It says ##Answer: USER: 5.", "It says ##Answer: USER: 5.")
+    example = encode_example(row, template=PLAIN, tokenizer=Characters())
+    written = Characters().decode(example.target_ids[:-1])
+    assert written == PLAIN.frame.escape(row.answer) != row.answer
+    assert written in Characters().decode(example.prompt_ids)
+
+
 def test_no_beginning_is_added_where_model_or_template_has_none() -> None:
     bare = PLAIN.model_copy(update={"add_bos": False})
     with_template = encode_prompt("q", "a", template=bare, tokenizer=Characters())

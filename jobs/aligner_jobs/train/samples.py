@@ -108,11 +108,12 @@ class _Task:
         tokenizer: HfTokenizer,
         limit: int,
     ) -> None:
-        self.place, self.row = place, row
+        self.place, self.row, self.frame = place, row, template.frame
         self.prompt_ids = encode_prompt(
             row.question, row.answer, row.history, template=template, tokenizer=tokenizer
         )
-        answer, correction = (len(tokenizer.encode(t)) for t in (row.answer, row.correction))
+        texts = (self.frame.escape(text) for text in (row.answer, row.correction))
+        answer, correction = (len(tokenizer.encode(text)) for text in texts)
         room = limit - len(self.prompt_ids)
         # With EOS; whatever is longer than the answer is no copy.
         self.has_room = answer + 1 <= room
@@ -181,7 +182,8 @@ def _read(task: _Task, ids: list[int], tokenizer: HfTokenizer) -> Corrected:
     end = ids.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in ids else len(ids)
     finished = end < len(ids) and end < task.new_tokens
     # Others of its batch may have had more room.
-    return Corrected(task.row, tokenizer.decode(ids[: min(end, task.new_tokens)]), finished)
+    text = tokenizer.decode(ids[: min(end, task.new_tokens)])
+    return Corrected(task.row, task.frame.unescape(text), finished)
 
 
 def _shown(one: Corrected) -> dict[str, str | float]:

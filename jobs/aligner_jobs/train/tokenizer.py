@@ -57,4 +57,4 @@ def train_tokenizer(
 def _texts(rows: Iterable[Triple], template: PromptTemplate) -> Iterator[str]:
     for row in rows:
         yield template.render(row.question, row.answer, row.history)
-        yield row.correction
+        yield template.frame.escape(row.correction)
