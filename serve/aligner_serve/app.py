@@ -5,19 +5,25 @@ No postponed annotations in this module: Serve reads the builder's signature to 
 arguments, and would hand over a raw mapping if it found a string there.
 """
 
+import uuid
 from collections.abc import Mapping
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from ray import serve
-from ray.serve import Application
+from ray.serve import Application, Deployment
 
-from aligner_serve import release
+from aligner.records import content_id
+from aligner_serve import probe, release
 from aligner_serve.config.graph import GraphConfig
+from aligner_serve.config.release import Seat
 from aligner_serve.config.scaling import Scaling
 from aligner_serve.config.upstream import ApiUpstream, EngineUpstream
 from aligner_serve.corrector import Corrector, bundles
 from aligner_serve.replica import GatewayReplica
 from aligner_serve.upstream import Upstream
+
+_LOT: Final = uuid.uuid4().hex
+"""Of this process: another one may bring other code, and replaces every replica."""
 
 
 def build(args: GraphConfig) -> Application:
@@ -27,18 +33,25 @@ def build(args: GraphConfig) -> Application:
         ContractMismatch: A version was made with another prompt.
         DataError: There is no such version, or its files are broken.
     """
-    return build_with(args, release.resolve_all(args))
+    released = release.Registry(args).resolve_all()
+    return build_with(args, released, probe.load_all(args))
 
 
-def build_with(config: GraphConfig, released: Mapping[str, release.Release]) -> Application:
-    """The application that serves ``released``, by the names of the aligners."""
+def build_with(
+    config: GraphConfig, released: Mapping[str, release.Release], probes: Mapping[str, probe.Probe]
+) -> Application:
+    """The application whose seats serve ``released``; ``probes`` go by the aligners' names."""
     upstreams = {name: _upstream(config, name) for name in config.upstreams}
-    correctors = {name: _corrector(config, name, released[name]) for name in config.aligners}
+    correctors = {
+        name: _corrector(config, seat, released[name], probes[seat.aligner])
+        for name, seat in config.seats.items()
+    }
     options = _options(config, config.gateway)
     # Serve lets in a queue's worth more than the gateway works on: room to say no in OpenAI's way.
     options["max_ongoing_requests"] += config.gateway.max_queued_requests
     gateway = serve.deployment(name="gateway", **options)
-    application: Application = gateway(serve.ingress()(GatewayReplica)).bind(
+    replica = gateway(serve.ingress()(GatewayReplica))
+    application: Application = _pinned(replica, "gateway").bind(
         config.model_dump(mode="json"), upstreams, correctors
     )
     return application
@@ -51,8 +64,10 @@ def _upstream(config: GraphConfig, name: str) -> Application:
             deployment = serve.deployment(
                 name=f"upstream-{name}", **_options(config, upstream.scaling)
             )
-            application: Application = deployment(Upstream).bind(
-                name, config.endpoint(name).model_dump(mode="json")
+            application: Application = _pinned(deployment(Upstream), name).bind(
+                name,
+                config.endpoint(name).model_dump(mode="json"),
+                upstream.model_dump(mode="json"),
             )
             return application
         case EngineUpstream():
@@ -61,18 +76,34 @@ def _upstream(config: GraphConfig, name: str) -> Application:
             assert_never(upstream)
 
 
-def _corrector(config: GraphConfig, name: str, released: release.Release) -> Application:
-    aligner = config.aligners[name]
+def _corrector(
+    config: GraphConfig, seat: Seat, released: release.Release, examined: probe.Probe
+) -> Application:
+    aligner = config.aligners[seat.aligner]
     deployment = serve.deployment(
-        name=f"corrector-{name}",
+        name=seat.deployment,
         placement_group_bundles=bundles(aligner),
         placement_group_strategy="PACK",
         **_options(config, aligner.scaling),
     )
-    application: Application = deployment(Corrector).bind(
-        released.model_dump(mode="json"), aligner.model_dump(mode="json"), config.cache
+    identity = released.model_dump(mode="json")
+    application: Application = _pinned(deployment(Corrector), identity).bind(
+        identity,
+        aligner.model_dump(mode="json"),
+        config.cache,
+        examined.model_dump(mode="json"),
     )
     return application
+
+
+def _pinned(deployment: Deployment, identity: object) -> Deployment:
+    """``deployment`` whose replicas are replaced where ``identity`` differs, and only there.
+
+    Left to itself Serve replaces all replicas of a graph that is deployed again. The option is
+    internal in Ray 2.60; ``tests/serve/test_runtime.py`` holds it to what it does here.
+    """
+    pinned: Deployment = deployment.options(version=content_id(_LOT, identity), _internal=True)
+    return pinned
 
 
 def _options(config: GraphConfig, scaling: Scaling) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one key of the file, for example --set aligner.timeout_s=60; may be repeated.",
+    help="Change one key of the file, for example --set deadline_s=60; may be repeated.",
 )
 @click.option("--port", type=int, help="Listen there instead; the same as --set port=PORT.")
 @click.option(
@@ -65,26 +65,35 @@ def serve(
 
 
 def _serve(config: "GraphConfig", ready_file: Path | None) -> None:
-    """Check the release, start everything, wait for a signal, end everything."""
+    """Check the releases, start everything, follow their aliases until a signal, end all."""
     from rich.console import Console
 
-    from aligner_serve import release, runtime
+    from aligner_serve import probe, release, runtime
+    from aligner_serve.rollout import Rollout
 
     console = Console(stderr=True)
     started = time.monotonic()
     with _signals() as stop, contextlib.ExitStack() as stack:
         try:
             with console.status("looking up the release"):
-                released = release.resolve_all(config)
-                for name, aligner in config.aligners.items():
-                    weights = release.fetch(released[name], cache=config.cache)
-                    release.require_context(weights, aligner.engine.max_model_len_tokens)
+                registry = release.Registry(config)
+                released = registry.resolve_all()
+                for seat, one in released.items():
+                    registry.fetch(seat, one)
+                probes = probe.load_all(config)
             with console.status("starting Ray and Serve"):
                 stack.enter_context(runtime.ray_and_serve(config))
                 # Ray has put its own handler in place, which ends this process on the spot.
                 stop.listen()
             with console.status("starting gateway, upstreams and correctors"):
-                runtime.deploy(config, released)
+                from aligner_serve.app import build_with
+
+                cluster = runtime.Cluster(
+                    lambda releases: build_with(config, releases, probes),
+                    timeout_s=config.start_timeout_s,
+                    stopped=stop.asked,
+                )
+                cluster.deploy(released)
         except KeyboardInterrupt:
             console.print("stopped before it was up")
             sys.exit(130)
@@ -93,7 +102,17 @@ def _serve(config: "GraphConfig", ready_file: Path | None) -> None:
         if ready_file is not None:
             _write_ready(ready_file, config, released)
             stack.callback(ready_file.unlink, missing_ok=True)
-        stop.wait()
+        rollout = Rollout(
+            released,
+            watched=config.watched,
+            registry=registry,
+            cluster=cluster,
+            say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+        )
+        with contextlib.suppress(KeyboardInterrupt):
+            while not stop.wait(config.watch_s if config.watched else None):
+                if rollout.look() and ready_file is not None:
+                    _write_ready(ready_file, config, rollout.serving)
         console.print("ending; requests in flight are finished first")
 
 
@@ -111,10 +130,14 @@ class _Stop:
         if first and not self._waiting:
             raise KeyboardInterrupt
 
-    def wait(self) -> None:
-        """Return once a signal has come."""
+    def wait(self, timeout_s: float | None) -> bool:
+        """Whether a signal has come; return once it has, or after ``timeout_s``."""
         self._waiting = True
-        self._asked.wait()
+        return self._asked.wait(timeout_s)
+
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self._asked.is_set()
 
     def listen(self) -> None:
         """Take the signals that mean an end."""

@@ -1,24 +1,25 @@
-"""The corrector's deployment: vLLM behind ``ray.serve.llm``, asked with question and answer.
+"""The corrector's deployment: an engine, asked with question and answer.
 
 Prompt, tokenizer and weights come from one verified export, so they cannot disagree. The engine
 gets token ids and gives token ids back: a special token's name in a user's text stays text, and
 what is decoded is exactly what training encoded.
-
-``ray.serve.llm`` draws in vLLM, 20 s of imports on one core and 0.75 GB. It is imported where
-the engine runs and nowhere else: hence a class of ours around ``LLMServer``, rather than
-``build_llm_deployment``, which wants it in the program that deploys and in every caller.
 """
 
-import json
-import os
-from collections.abc import AsyncGenerator
-from typing import Any
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
 
 from aligner.adapters.hf_tokenizer import HfTokenizer
+from aligner.prompt import PromptTemplate
 from aligner.records import Turn
 from aligner.tokens import encode_prompt
-from aligner_serve import release
-from aligner_serve.config import AlignerConfig
+from aligner_serve import adapters, probe, release
+from aligner_serve.config.aligner import AlignerConfig, OwnEngine
+from aligner_serve.engines import MODEL, Decoding, Engine
 from aligner_serve.pipeline import (
     CUT_SHORT,
     TOO_LONG,
@@ -26,179 +27,172 @@ from aligner_serve.pipeline import (
     Delta,
     Failed,
     Finished,
+    Piece,
     Usage,
 )
+from aligner_serve.scaling_policy import QUEUED_TOKENS
 
-_MODEL_ID = "aligner"
-_PREFIX = "data: "
+OWN: Final = ""
+"""The aligner that an engine is set up for, among those that it decodes for."""
+
+Served = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+"""One aligner as plain data: a ``Release``, an ``AlignerConfig`` and a ``Probe``, all dumped."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Aligner:
+    """One aligner of this replica: what is its own, whosever engine decodes for it."""
+
+    version: str
+    config: AlignerConfig
+    weights: release.Weights
+    template: PromptTemplate
+    tokenizer: HfTokenizer
+
+    @classmethod
+    def open(
+        cls, released: Mapping[str, Any], aligner: Mapping[str, Any], *, cache: str
+    ) -> "_Aligner":
+        """Fetch and verify its export: only here it is known which machine needs it."""
+        version = release.Release.model_validate(released)
+        weights = release.fetch(version, cache=cache)
+        return cls(
+            version=version.version,
+            config=AlignerConfig.model_validate(aligner),
+            weights=weights,
+            template=weights.manifest.require_fingerprint(where=version.version),
+            tokenizer=HfTokenizer.load(weights.folder),
+        )
 
 
 class Corrector:
-    """One replica with one engine."""
+    """One replica with one engine, which decodes for one aligner or, by adapters, for several."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, released: dict[str, Any], aligner: dict[str, Any], cache: str
+        self, own: Served, cache: str, guests: dict[str, Served]
     ) -> None:
-        """``released`` is a dumped :class:`release.Release`, ``aligner`` an ``AlignerConfig``.
+        """``guests`` are the other aligners that the engine of ``own`` decodes for, by name.
 
         Raises:
-            DataError: The export is not on this machine, or a file differs from its manifest.
+            DataError: An export is not to be had, or a file differs from its manifest.
+            ContractMismatch: An adapter was trained on another model than the engine's.
+            GateRefused: A version does not pass its probe.
         """
-        version = release.Release.model_validate(released)
-        self._aligner = AlignerConfig.model_validate(aligner)
-        # Where an export is fetched to is known only here, on the machine that runs the engine.
-        weights = release.fetch(version, cache=cache)
-        self._template = weights.manifest.require_fingerprint(where=version.version)
-        self._tokenizer = HfTokenizer.load(weights.folder)
-        self._context = release.require_context(weights, self._aligner.engine.max_model_len_tokens)
-        self._server = _server(self._aligner, str(weights.folder), self._context)
-        await self._server.start()
+        served = {OWN: own, **guests}
+        self._aligners = {
+            name: _Aligner.open(released, aligner, cache=cache)
+            for name, (released, aligner, _) in served.items()
+        }
+        settings = self._aligners[OWN].config.engine
+        assert isinstance(settings, OwnEngine)
+        self._context = min(
+            release.require_context(one.weights, settings.max_model_len_tokens)
+            for one in self._aligners.values()
+        )
+        self._engine = self._with_weights(settings, cache=cache)
+        await self._engine.start()
+        for name, (_, _, examined) in served.items():
+            await self._examine(name, probe.Probe.model_validate(examined))
 
     async def check_health(self) -> None:
         """Called by Serve at intervals, and by the gateway's ``/readyz``."""
-        await self._server.check_health()
+        await self._engine.check_health()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve at intervals; the scaling policy reads it."""
+        return {QUEUED_TOKENS: self._engine.queued_tokens}
 
     async def __del__(self) -> None:
         """Called by Serve at the end: the engine is a process of its own."""
-        if (server := getattr(self, "_server", None)) is not None and server.engine is not None:
-            await server.engine.shutdown()
+        if (engine := getattr(self, "_engine", None)) is not None:
+            await engine.shutdown()
 
     async def correct(
-        self, question: str, answer: str, history: tuple[Turn, ...], stream: bool
-    ) -> AsyncGenerator[Delta | Finished | Failed]:
+        self,
+        question: str,
+        answer: str,
+        history: tuple[Turn, ...],
+        deadline_s: float,
+        stream: bool,
+        aligner: str = OWN,
+    ) -> AsyncGenerator[Piece]:
         """Decode one correction; without ``stream`` its text comes as a single delta."""
+        one = self._aligners[aligner]
         prompt = encode_prompt(
-            question, answer, history, template=self._template, tokenizer=self._tokenizer
+            question, answer, history, template=one.template, tokenizer=one.tokenizer
         )
+        length = len(one.tokenizer.encode(answer))
         room = release.room_tokens(
             prompt=len(prompt),
-            answer=len(self._tokenizer.encode(answer)),
+            answer=length,
             context=self._context,
-            max_tokens=self._aligner.sampling.max_tokens,
-            headroom_ratio=self._aligner.headroom_ratio,
+            max_tokens=one.config.sampling.max_tokens,
+            headroom_ratio=one.config.headroom_ratio,
         )
         if room is None:
             yield Failed(TOO_LONG)
             return
-        ids: list[int] = []
-        sent, finish = 0, None
-        async for chunk in self._decode(prompt, room, stream):
+        work = Decoding(
+            prompt,
+            max_tokens=room,
+            # Most of an answer is copied.
+            expected_tokens=length + 1,
+            sampling=one.config.sampling,
+            end_ids=(one.tokenizer.eos_token_id,),
+            model=one.version if one.version in self._engine.adapters else MODEL,
+        )
+        decoded = self._engine.decode(work, deadline_s=deadline_s, stream=stream)
+        async with aclosing(_correction(decoded, one, prompt_tokens=len(prompt))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _with_weights(self, settings: OwnEngine, *, cache: str) -> Engine:
+        """Set up, not started: the export's own weights, or a base with everybody's adapters."""
+        own = self._aligners[OWN]
+        folder, added = own.weights.folder, dict[str, Path]()
+        if settings.base is not None:
+            folder = adapters.base_folder(settings.base, cache=cache)
+            exports = {one.version: one.weights for one in self._aligners.values()}
+            added = adapters.folders(exports, base=folder)
+        return Engine(
+            folder,
+            settings,
+            context_tokens=self._context,
+            num_cpus=own.config.scaling.num_cpus,
+            adapters=added,
+        )
+
+    async def _examine(self, name: str, examined: probe.Probe) -> None:
+        one = self._aligners[name]
+
+        def correct(
+            question: str, answer: str, history: tuple[Turn, ...]
+        ) -> AsyncGenerator[Piece]:
+            limit_s = one.config.timeout_s
+            return self.correct(question, answer, history, limit_s, False, aligner=name)
+
+        await probe.examine(correct, examined, version=one.version)
+
+
+async def _correction(
+    decoded: AsyncGenerator[Any], aligner: _Aligner, *, prompt_tokens: int
+) -> AsyncGenerator[Piece]:
+    """Text from tokens, as training made tokens from text."""
+    ids: list[int] = []
+    sent, finish = 0, None
+    async with aclosing(decoded):
+        async for chunk in decoded:
             if isinstance(chunk, Failed):
                 yield chunk
                 return
-            new_ids, finish = chunk
-            ids += [i for i in new_ids if i != self._tokenizer.eos_token_id]
-            text = self._tokenizer.decode(ids)
+            finish = chunk.finish
+            ids += [i for i in chunk.ids if i != aligner.tokenizer.eos_token_id]
+            text = aligner.tokenizer.decode(ids)
             # A character of several bytes may be half there.
             if len(text) > sent and (finish or not text.endswith("\N{REPLACEMENT CHARACTER}")):
                 yield Delta(text[sent:])
                 sent = len(text)
-        if finish == "stop":
-            yield Finished(Usage(len(prompt), len(ids)))
-        else:
-            yield Failed(CUT_SHORT if finish == "length" else UNAVAILABLE)
-
-    async def _decode(
-        self, prompt: list[int], room: int, stream: bool
-    ) -> AsyncGenerator[tuple[list[int], str | None] | Failed]:
-        """New ids and, at the end, why it ended; or why there are none."""
-        async for item in await self._server.completions(self._request(prompt, room, stream)):
-            for part in item if isinstance(item, list) else [item]:
-                if not isinstance(part, str):
-                    choices = getattr(part, "choices", None)
-                    if not choices:
-                        # An ErrorResponse; its message repeats the request, so it stays here.
-                        yield Failed(UNAVAILABLE)
-                        return
-                    yield list(choices[0].token_ids or []), choices[0].finish_reason
-                    continue
-                for line in part.splitlines():
-                    if not line.startswith(_PREFIX) or line == f"{_PREFIX}[DONE]":
-                        continue
-                    body = json.loads(line.removeprefix(_PREFIX))
-                    if not body.get("choices"):
-                        yield Failed(UNAVAILABLE)
-                        return
-                    choice = body["choices"][0]
-                    yield choice.get("token_ids") or [], choice.get("finish_reason")
-
-    def _request(self, prompt: list[int], room: int, stream: bool) -> Any:
-        # Imports vLLM, which only this deployment's own processes need.
-        from ray.serve.llm.openai_api_models import CompletionRequest
-
-        sampling = self._aligner.sampling
-        extensions = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
-        return CompletionRequest(
-            model=_MODEL_ID,
-            prompt=prompt,
-            stream=stream,
-            max_tokens=room,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            frequency_penalty=sampling.frequency_penalty,
-            seed=sampling.seed,
-            stop_token_ids=[self._tokenizer.eos_token_id],
-            return_token_ids=True,
-            **{key: value for key, value in extensions.items() if value is not None},
-        )
-
-
-def _server(aligner: AlignerConfig, folder: str, context_tokens: int) -> Any:
-    """Ray's server for the engine, not started yet."""
-    if not aligner.engine.num_gpus:
-        # On a CPU vLLM else puts the model in a process of its own behind the engine's, which
-        # starts as slowly as the engine itself. It reads this while it is imported.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
-    from ray.serve.llm import LLMConfig
-    from ray.serve.llm.deployment import LLMServer
-
-    class WeightsAreHere(CallbackBase):
-        """Without it a task on this node imports vLLM once more, to download nothing."""
-
-        async def on_before_node_init(self) -> None:
-            self.ctx.run_init_node = False
-
-    return LLMServer.sync_init(
-        LLMConfig(
-            model_loading_config={"model_id": _MODEL_ID, "model_source": folder},
-            engine_kwargs=engine_arguments(aligner, context_tokens=context_tokens),
-            # Reserved by the deployment already; here it tells Ray what kind of machine it is.
-            placement_group_config={"bundles": bundles(aligner)},
-            # Tokens are passed on as they come; the default holds each for up to 50 ms.
-            experimental_configs={"stream_batching_interval_ms": 0},
-            log_engine_metrics=False,
-            callback_config=CallbackConfig(callback_class=WeightsAreHere),
-        )
-    )
-
-
-def engine_arguments(aligner: AlignerConfig, *, context_tokens: int) -> dict[str, Any]:
-    """vLLM's own engine arguments."""
-    engine = aligner.engine
-    arguments: dict[str, Any] = {
-        "dtype": engine.dtype,
-        "max_model_len": context_tokens,
-        "max_num_seqs": engine.max_num_seqs,
-        "enforce_eager": engine.enforce_eager,
-        # Sampling comes from our config; a file beside the weights must not add to it.
-        "generation_config": "vllm",
-        "disable_log_stats": True,
-    }
-    if engine.num_gpus > 1:
-        arguments["tensor_parallel_size"] = engine.num_gpus
-    if engine.ngram_speculation_tokens:
-        arguments["speculative_config"] = {
-            "method": "ngram",
-            "num_speculative_tokens": engine.ngram_speculation_tokens,
-            "prompt_lookup_max": 4,
-            "prompt_lookup_min": 2,
-        }
-    return arguments
-
-
-def bundles(aligner: AlignerConfig) -> list[dict[str, float]]:
-    """What Ray reserves for one replica: its own CPUs, and a GPU per worker of its engine."""
-    cpus: dict[str, float] = {"CPU": aligner.scaling.num_cpus}
-    gpus = aligner.engine.num_gpus
-    return [{**cpus, "GPU": 1}, *[{"GPU": 1.0}] * (gpus - 1)] if gpus else [cpus]
+    if finish == "stop":
+        yield Finished(Usage(prompt_tokens, len(ids)), by=aligner.version)
+    else:
+        yield Failed(CUT_SHORT if finish == "length" else UNAVAILABLE)

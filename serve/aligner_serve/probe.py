@@ -16,6 +16,7 @@ from aligner.config import StrictModel
 from aligner.errors import DataError, GateRefused
 from aligner.metrics import similarity
 from aligner.records import Triple, Turn, from_columns
+from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.release import ProbeConfig
 from aligner_serve.pipeline import BUSY, TIMEOUT, UNAVAILABLE, Delta, Failed, Finished, Piece
 
@@ -63,6 +64,11 @@ class _Mark:
     """Of its line, from 1."""
     passed: bool
     why: str
+
+
+def load_all(config: GraphConfig) -> dict[str, Probe]:
+    """:func:`load` for each aligner of ``config``, by name."""
+    return {name: load(aligner.probe) for name, aligner in config.aligners.items()}
 
 
 def load(config: ProbeConfig) -> Probe:

@@ -17,8 +17,8 @@ from aligner.errors import ConfigError, ContractMismatch, DataError
 from aligner.exports import FINGERPRINT_TAG, HASH_TAG, require_aligner
 from aligner.manifest import Manifest
 from aligner.tracking import ModelVersion, Tracker, TrackingConfig
-from aligner_serve.config.aligner import AlignerConfig, FromPath, FromRegistry
 from aligner_serve.config.graph import GraphConfig
+from aligner_serve.config.release import FromPath, FromRegistry
 
 _SQLITE: Final = "sqlite:///"
 
@@ -62,22 +62,48 @@ class Weights:
         return limit if isinstance(limit, int) else None
 
 
-def resolve_all(config: GraphConfig) -> dict[str, Release]:
-    """:func:`resolve` for each aligner of ``config``, by name."""
-    return {name: resolve(aligner, config.tracking) for name, aligner in config.aligners.items()}
+class Registry:
+    """Where the seats of a graph find their releases; asked again whenever somebody asks."""
+
+    def __init__(self, config: GraphConfig, *, tracker: Tracker | None = None) -> None:
+        """Nothing is opened yet."""
+        self._config = config
+        self._tracker = tracker
+
+    def resolve(self, seat: str) -> Release:
+        """:func:`resolve` for the seat of that name."""
+        source = self._config.seats[seat].source
+        if self._tracker is None and isinstance(source, FromRegistry):
+            self._tracker = _open(self._config.tracking)
+        return resolve(source, self._config.tracking, tracker=self._tracker)
+
+    def resolve_all(self) -> dict[str, Release]:
+        """What every seat should serve now."""
+        return {seat: self.resolve(seat) for seat in self._config.seats}
+
+    def fetch(self, seat: str, release: Release) -> None:
+        """Have ``release`` verified on this machine, and see that it fits the seat's settings.
+
+        Raises:
+            DataError: It is gone, or a file is missing or differs.
+            ContractMismatch: It is not the export that was released.
+            ConfigError: The seat wants a longer context than the model was made for.
+        """
+        engine = self._config.engine_of(self._config.seats[seat].aligner)
+        require_context(fetch(release, cache=self._config.cache), engine.max_model_len_tokens)
 
 
 def resolve(
-    config: AlignerConfig, tracking: TrackingConfig, *, tracker: Tracker | None = None
+    source: FromRegistry | FromPath, tracking: TrackingConfig, *, tracker: Tracker | None = None
 ) -> Release:
-    """Find the export that ``config`` names and hold it against this code's prompt.
+    """Find the export that ``source`` names and hold it against this code's prompt.
 
     Raises:
         ContractMismatch: It was made with a prompt that this code renders otherwise, or the
             registry's tags tell of another export.
         DataError: There is no such model, version, alias or export.
     """
-    match config.source:
+    match source:
         case FromPath(uri=uri):
             manifest = artefacts.read_manifest(uri, kind="export")
             version = manifest.content_hash[:12]

@@ -1,11 +1,15 @@
 """The gateway's deployment: the HTTP API in one process, over Serve's handles."""
 
-from typing import Any
+from typing import Any, assert_never
 
 from fastapi import FastAPI
 
+from aligner_serve import routing
+from aligner_serve.asking import breakers_of, with_fallbacks
+from aligner_serve.comparisons import RayComparisons
 from aligner_serve.config.graph import GraphConfig
-from aligner_serve.gateway import Gateway
+from aligner_serve.config.release import Canary, Shadow, challenger_of
+from aligner_serve.gateway import AskableCorrector, Gateway
 from aligner_serve.handles import CorrectorHandle, UpstreamHandle
 from aligner_serve.ingress import build_api
 from aligner_serve.telemetry import RayTelemetry
@@ -17,14 +21,44 @@ class GatewayReplica:
     def __init__(
         self, config: dict[str, Any], upstreams: dict[str, Any], correctors: dict[str, Any]
     ) -> None:
-        """``config`` is a dumped :class:`GraphConfig`; the others are Serve's handles, by name."""
+        """``config`` is a dumped :class:`GraphConfig`; the others are Serve's handles.
+
+        Those of upstreams go by their names, those of correctors by their seats.
+        """
+        parsed = GraphConfig.model_validate(config)
+        handles = {name: UpstreamHandle(handle) for name, handle in upstreams.items()}
         self._gateway = Gateway(
-            GraphConfig.model_validate(config),
-            upstreams={name: UpstreamHandle(handle) for name, handle in upstreams.items()},
-            correctors={name: CorrectorHandle(handle) for name, handle in correctors.items()},
+            parsed,
+            upstreams=with_fallbacks(parsed, handles, breakers_of(parsed)),
+            correctors=_routed(parsed, correctors),
             telemetry=RayTelemetry(),
         )
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the replica starts."""
         return build_api(self._gateway)
+
+
+def _routed(config: GraphConfig, seats: dict[str, Any]) -> dict[str, AskableCorrector]:
+    """By the aligners' names; where one has a challenger, both stand behind its name."""
+    routed: dict[str, AskableCorrector] = {}
+    for name, aligner in config.aligners.items():
+        champion = CorrectorHandle(seats[name])
+        match aligner.challenger:
+            case None:
+                routed[name] = champion
+            case Canary(share=share):
+                challenger = CorrectorHandle(seats[challenger_of(name)])
+                routed[name] = routing.Canary(champion, challenger, aligner=name, share=share)
+            case Shadow(share=share, max_ongoing_requests=most):
+                routed[name] = routing.Shadow(
+                    champion,
+                    CorrectorHandle(seats[challenger_of(name)]),
+                    aligner=name,
+                    share=share,
+                    max_ongoing=most,
+                    compared=RayComparisons(),
+                )
+            case _:
+                assert_never(aligner.challenger)
+    return routed

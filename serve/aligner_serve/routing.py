@@ -9,34 +9,17 @@ import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from aligner.metrics import similarity
 from aligner.records import Turn
+from aligner_serve.gateway import AskableCorrector
 from aligner_serve.pipeline import BUSY, TIMEOUT, UNAVAILABLE, Delta, Failed, Finished, Piece
 
 _MAX_COMPARED_CHARS: Final = 5_000
 """Comparing two texts takes time by the product of their lengths, which others would wait for."""
 
 Verdict = Literal["same", "different", "failed", "skipped"]
-
-
-class Corrects(Protocol):
-    """What is asked for corrections here, and what is offered."""
-
-    def correct(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        deadline_s: float,
-        stream: bool,
-    ) -> AsyncGenerator[Piece]:
-        """One correction."""
-
-    async def check_health(self) -> bool:
-        """Whether it can correct now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +42,12 @@ class Canary:
     """Gives a share of the conversations to the challenger, always the same ones."""
 
     def __init__(
-        self, champion: Corrects, challenger: Corrects, *, aligner: str, share: float
+        self,
+        champion: AskableCorrector,
+        challenger: AskableCorrector,
+        *,
+        aligner: str,
+        share: float,
     ) -> None:
         """``share`` of all conversations, drawn apart for each name of an aligner."""
         self._champion = champion
@@ -116,8 +104,8 @@ class Shadow:
 
     def __init__(
         self,
-        champion: Corrects,
-        challenger: Corrects,
+        champion: AskableCorrector,
+        challenger: AskableCorrector,
         *,
         aligner: str,
         share: float,

@@ -4,22 +4,24 @@ import contextlib
 import errno
 import io
 import logging
+import math
 import os
 import re
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from aligner.errors import AlignerError, ConfigError
 from aligner.runtime_env import private_cluster, set_ray_defaults, worker_env
 from aligner_serve.config.graph import GraphConfig
-from aligner_serve.release import Release
+from aligner_serve.rollout import Releases
 
 _APPLICATION = "aligner"
 _POLL_S = 0.2
+_RAISED = re.compile(r"[\w.]+(Error|Exception|Mismatch|Refused)\b.*:")
 
 
 class GraphFailed(AlignerError):
@@ -66,7 +68,7 @@ def ray_and_serve(config: GraphConfig) -> Iterator[None]:
 
     address = os.environ.get("RAY_ADDRESS")
     ray.init(
-        **({"address": address} if address else private_cluster()),
+        **({"address": address} if address else private_cluster(num_cpus=room(config))),
         runtime_env={"env_vars": worker_env()},
         logging_level=logging.WARNING,
         log_to_driver=False,
@@ -93,36 +95,69 @@ def ray_and_serve(config: GraphConfig) -> Iterator[None]:
             ray.shutdown()
 
 
-def deploy(config: GraphConfig, released: Mapping[str, Release]) -> None:
-    """Start the graph and wait until every deployment is healthy.
+def room(config: GraphConfig) -> int:
+    """Logical CPUs for every replica that may be and, during an update, for its successor."""
+    scalings = [config.gateway, *(upstream.scaling for upstream in config.upstreams.values())]
+    scalings += [config.aligners[seat.aligner].scaling for seat in config.seats.values()]
+    reserved = sum(scaling.max_replicas * scaling.num_cpus for scaling in scalings)
+    return max(4, os.cpu_count() or 1, math.ceil(2 * reserved))
 
-    Raises:
-        GraphFailed: One of them fails, or takes longer than ``start_timeout_s``.
-    """
+
+class Cluster:
+    """Serve in this cluster, with the graph in it."""
+
+    def __init__(
+        self,
+        build: Callable[[Releases], Any],
+        *,
+        timeout_s: float,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``build`` makes the application that serves some releases; ``stopped`` ends waiting."""
+        self._build = build
+        self._timeout_s = timeout_s
+        self._stopped = stopped
+
+    def deploy(self, releases: Releases) -> None:
+        """Bring the graph to ``releases``; return when every deployment is there and healthy.
+
+        Replicas that serve what they should are let alone; others go when their successors are
+        up, and where those do not come up they stay.
+
+        Raises:
+            GraphFailed: A deployment fails, or takes too long.
+            KeyboardInterrupt: The program was asked to stop meanwhile.
+        """
+        from ray import serve
+        from ray.serve.schema import ApplicationStatus
+
+        target = serve.RunTarget(target=self._build(releases), name=_APPLICATION, route_prefix="/")
+        # Waiting is ours: bounded by our own limit, and interrupted by a signal.
+        serve.run_many([target], wait_for_applications_running=False)
+        until = time.monotonic() + self._timeout_s
+        while (overview := _overview()) is None or overview.status != ApplicationStatus.RUNNING:
+            if overview is not None and (failed := _given_up(overview)):
+                raise GraphFailed(failed)
+            if self._stopped():
+                raise KeyboardInterrupt
+            if time.monotonic() > until:
+                raise GraphFailed(
+                    f"not every deployment is up after {self._timeout_s:g} s; raise "
+                    f"start_timeout_s, give it room for two versions at once, or look into "
+                    f"{_logs()} for the cause."
+                )
+            time.sleep(_POLL_S)
+
+
+def _overview() -> Any:
+    """Serve's report on the graph; ``None`` while its controller is being started again."""
     from ray import serve
-    from ray.serve.schema import ApplicationStatus
+    from ray.exceptions import RayError
 
-    from aligner_serve.app import build_with
-
-    target = serve.RunTarget(
-        target=build_with(config, released), name=_APPLICATION, route_prefix="/"
-    )
-    # Waiting is ours: bounded by our own limit, and interrupted by a signal.
-    serve.run_many([target], wait_for_applications_running=False)
-    deadline = time.monotonic() + config.start_timeout_s
-    while True:
-        overview = serve.status().applications[_APPLICATION]
-        match overview.status:
-            case ApplicationStatus.RUNNING:
-                return
-            case ApplicationStatus.DEPLOY_FAILED | ApplicationStatus.UNHEALTHY:
-                raise GraphFailed(_why(overview))
-        if time.monotonic() > deadline:
-            raise GraphFailed(
-                f"not every deployment is up after {config.start_timeout_s:g} s; raise "
-                f"start_timeout_s, or look into {_logs()} for the cause."
-            )
-        time.sleep(_POLL_S)
+    try:
+        return serve.status().applications.get(_APPLICATION)
+    except RayError:
+        return None
 
 
 def _serve_runs() -> bool:
@@ -132,19 +167,27 @@ def _serve_runs() -> bool:
     return bool(status.proxies or status.applications)
 
 
-def _why(overview: Any) -> str:
-    """One sentence from Serve's report, which holds whole tracebacks."""
-    failed = {
-        name: deployment.message
-        for name, deployment in overview.deployments.items()
-        if deployment.status in ("UNHEALTHY", "DEPLOY_FAILED")
-    }
-    name, message = next(iter(failed.items()), ("the graph", overview.message))
+def _given_up(overview: Any) -> str | None:
+    """One sentence on the deployment that Serve no longer tries to start; ``None``: there is none.
+
+    A replica that has died meanwhile makes its deployment unhealthy, too, but is replaced.
+    """
+    for name, deployment in overview.deployments.items():
+        if (
+            deployment.status in ("UNHEALTHY", "DEPLOY_FAILED")
+            and "failed to start" in deployment.message
+        ):
+            return f"{name} does not start: {_cause(deployment.message)}"
+    return None
+
+
+def _cause(message: str) -> str:
+    """The end of Serve's report, which holds whole tracebacks."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     # The cause ends the traceback; what Ray adds below it speaks of its own retries.
-    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Mismatch)\b.*:", line)]
-    reason = (errors or lines or ["it gives no reason"])[-1].rstrip(".")
-    return f"{name} does not start: {reason[:500]}; look into {_logs()} for the cause."
+    errors = [line for line in lines if _RAISED.match(line)]
+    reason = (errors or lines)[-1].rstrip(".")
+    return f"{reason[:500]}; look into {_logs()} for the cause."
 
 
 def _logs() -> str:

@@ -14,7 +14,8 @@ from aligner.manifest import Manifest
 from aligner.prompt import PLAIN
 from aligner.tracking import ModelVersion, Run, TrackingConfig
 from aligner_serve import release
-from aligner_serve.config.aligner import AlignerConfig
+from aligner_serve.config.graph import GraphConfig
+from aligner_serve.config.release import FromPath, FromRegistry
 
 UNUSED = TrackingConfig(uri="sqlite:///unused.db")
 
@@ -66,13 +67,18 @@ def make_export(uri: str) -> tuple[str, Manifest]:
     return uri, manifest
 
 
-def by_alias(version: str = "@champion", model: str = "fixer") -> AlignerConfig:
-    source = {"kind": "registry", "model": model, "version": version}
-    return AlignerConfig.model_validate({"source": source})
+def by_alias(version: str = "@champion", model: str = "fixer") -> FromRegistry:
+    return FromRegistry(model=model, version=version)
 
 
-def by_path(uri: str) -> AlignerConfig:
-    return AlignerConfig.model_validate({"source": {"kind": "path", "uri": uri}})
+def by_path(uri: str) -> FromPath:
+    return FromPath(uri=uri)
+
+
+def graph(**aligners: object) -> GraphConfig:
+    return GraphConfig.model_validate(
+        {"base_url": "http://127.0.0.1:9/v1", "upstreams": {"up": {}}, "aligners": aligners}
+    )
 
 
 def tags(manifest: Manifest) -> dict[str, str]:
@@ -158,6 +164,42 @@ def test_no_export_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         release.resolve(by_path(str(tmp_path / "nothing")), UNUSED)
     assert "manifest.json is missing" in told(error)
+
+
+def test_every_seat_of_a_graph_has_its_release(export: tuple[str, Manifest]) -> None:
+    uri, manifest = export
+    config = graph(
+        fixer={
+            "source": by_alias().model_dump(),
+            "challenger": {"kind": "shadow", "source": by_path(uri).model_dump()},
+        },
+        other={"source": by_path(uri).model_dump()},
+    )
+    registry = release.Registry(config, tracker=Registry(uri, tags(manifest)))
+    found = registry.resolve_all()
+    assert {seat: one.version for seat, one in found.items()} == {
+        "fixer": "models:/fixer/3",
+        "fixer (challenger)": manifest.content_hash[:12],
+        "other": manifest.content_hash[:12],
+    }
+    registry.fetch("fixer (challenger)", found["fixer (challenger)"])
+
+
+def test_a_release_that_is_too_short_for_its_seat_is_refused(
+    export: tuple[str, Manifest],
+) -> None:
+    uri, _ = export
+    config = graph(
+        fixer={"source": by_path(uri).model_dump(), "engine": {"max_model_len_tokens": 129}}
+    )
+    registry = release.Registry(config)
+    with pytest.raises(ConfigError, match="129 is more than the 128"):
+        registry.fetch("fixer", registry.resolve("fixer"))
+
+
+def test_only_what_may_move_is_watched() -> None:
+    assert by_alias().moves and by_alias("latest").moves
+    assert not by_alias("3").moves and not by_path("somewhere").moves
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])

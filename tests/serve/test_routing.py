@@ -7,6 +7,7 @@ from contextlib import aclosing
 import pytest
 
 from aligner.records import Turn
+from aligner_serve.gateway import AskableCorrector
 from aligner_serve.pipeline import (
     BUSY,
     CUT_SHORT,
@@ -17,7 +18,7 @@ from aligner_serve.pipeline import (
     Finished,
     Piece,
 )
-from aligner_serve.routing import Canary, Comparison, Corrects, Shadow, drawn
+from aligner_serve.routing import Canary, Comparison, Shadow, drawn
 
 OLD, NEW = "models:/fixer/1", "models:/fixer/2"
 
@@ -57,7 +58,10 @@ def good(version: str, text: str = "fine") -> Version:
 
 
 async def ask(
-    corrector: Corrects, question: str = "Why?", history: tuple[Turn, ...] = (), s: float = 5.0
+    corrector: AskableCorrector,
+    question: str = "Why?",
+    history: tuple[Turn, ...] = (),
+    s: float = 5.0,
 ) -> list[Piece]:
     pieces = []
     corrected = corrector.correct(question, "Because.", history, deadline_s=s, stream=True)

@@ -1,48 +1,28 @@
 """The models that correct, and the engines that run them. Free of ray, torch and fastapi."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from aligner.config import StrictModel
 from aligner.generation import Sampling
-from aligner_serve.config.scaling import Scaling
+from aligner_serve.config.release import Challenger, ProbeConfig, Source
+from aligner_serve.config.scaling import EngineScaling
 
 FailurePolicy = Literal["passthrough", "block", "error"]
 
 
-class FromRegistry(StrictModel):
-    """The version that a registry's alias names."""
-
-    kind: Literal["registry"] = "registry"
-
-    model: str
-    """Registered name."""
-
-    version: str = Field(default="@champion", coerce_numbers_to_str=True)
-    """An alias (``@champion``), a number or ``latest``."""
-
-
-class FromPath(StrictModel):
-    """An export by its place, without a registry."""
-
-    kind: Literal["path"] = "path"
-
-    uri: str
-    """Local folder or ``s3://``."""
-
-
 class EngineConfig(StrictModel):
-    """The vLLM engine that decodes corrections."""
+    """How vLLM runs a model."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "bfloat16"
     """Of weights and activations; float16 needs a GPU."""
 
     max_model_len_tokens: int | None = Field(default=None, ge=16)
-    """Prompt and correction together; unset: what the model was made for."""
+    """Prompt and reply together; unset: what the model was made for."""
 
     max_num_seqs: int = Field(default=32, ge=1)
-    """Corrections decoded at once by one replica."""
+    """Replies decoded at once by one replica."""
 
     enforce_eager: bool = True
     """Without compilation: quick to start, and no slower on a CPU. Off for a GPU."""
@@ -54,13 +34,51 @@ class EngineConfig(StrictModel):
     """Per replica; 0 decodes on the CPU."""
 
 
+class OwnEngine(EngineConfig):
+    """An engine that holds the aligner's weights, or a model to which they are added."""
+
+    kind: Literal["own"] = "own"
+
+    base: str | None = None
+    """Folder or export of the model that the aligner was trained on with LoRA. The engine holds
+    that one and adds the aligner's adapter; other aligners may then share it. Unset: it holds the
+    aligner's own weights, into which the adapter is merged."""
+
+
+class SharedEngine(StrictModel):
+    """The engine of another aligner, whose base this one was trained on as well."""
+
+    kind: Literal["shared"]
+
+    aligner: str
+    """Whose engine it is; that one sets ``engine.base``."""
+
+
+def _kind(raw: Any) -> Any:
+    """Whose engine it is; its own need not be called so."""
+    return raw.get("kind", "own") if isinstance(raw, dict) else getattr(raw, "kind", None)
+
+
+Engine = Annotated[
+    Annotated[OwnEngine, Tag("own")] | Annotated[SharedEngine, Tag("shared")],
+    Discriminator(_kind),
+]
+
+
 class AlignerConfig(StrictModel):
     """The model that corrects."""
 
-    source: Annotated[FromRegistry | FromPath, Field(discriminator="kind")]
-    """Where its weights come from."""
+    source: Source
+    """Where its weights come from. An alias is watched: when it moves, the version that it then
+    names is rolled out."""
 
-    engine: EngineConfig = EngineConfig()
+    probe: ProbeConfig = ProbeConfig()
+    """What each version has to show before it corrects."""
+
+    challenger: Challenger | None = None
+    """A second version beside it: a canary, or a shadow."""
+
+    engine: Engine = OwnEngine()
     """How they are run."""
 
     sampling: Sampling = Sampling(max_tokens=1024)
@@ -83,5 +101,17 @@ class AlignerConfig(StrictModel):
     show_original: bool = True
     """Whether those who ask for the upstream's own answer may see it."""
 
-    scaling: Scaling = Scaling(max_ongoing_requests=32, num_cpus=1)
+    scaling: EngineScaling = EngineScaling()
     """Of the corrector's deployment."""
+
+    @model_validator(mode="after")
+    def _a_shared_engine_is_set_up_elsewhere(self) -> Self:
+        if not isinstance(self.engine, SharedEngine):
+            return self
+        if self.scaling != EngineScaling():
+            raise ValueError(
+                f"scaling has no effect on a shared engine; set that of {self.engine.aligner!r}"
+            )
+        if self.challenger is not None:
+            raise ValueError("a challenger needs engine.kind=own; remove it, or set that")
+        return self

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from aligner.config import StrictModel
 from aligner.generation import Endpoint
 from aligner.tracking import TrackingConfig
-from aligner_serve.config.aligner import AlignerConfig
+from aligner_serve.config.aligner import AlignerConfig, OwnEngine, SharedEngine
 from aligner_serve.config.names import Name
+from aligner_serve.config.release import Seat, challenger_of
 from aligner_serve.config.scaling import Scaling
 from aligner_serve.config.upstream import ApiUpstream, Upstream
 
@@ -56,6 +57,9 @@ class GraphConfig(StrictModel):
     gateway: Scaling = Scaling(target_ongoing_requests=64, max_ongoing_requests=256)
     """Of the gateway's deployment."""
 
+    watch_s: float | None = Field(default=10.0, gt=0)
+    """How often ``aligner serve`` looks whether an alias has moved; ``null``: never."""
+
     cache: str = "~/.cache/aligner/exports"
     """Folder for exports fetched from ``s3://``."""
 
@@ -81,6 +85,19 @@ class GraphConfig(StrictModel):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _engines_are_shared_by_adapters(self) -> Self:
+        for name, aligner in self.aligners.items():
+            if not isinstance(aligner.engine, SharedEngine):
+                continue
+            host = self.aligners.get(aligner.engine.aligner)
+            if host is None or not isinstance(host.engine, OwnEngine) or host.engine.base is None:
+                raise ValueError(
+                    f"aligners.{name}.engine: {aligner.engine.aligner!r} is no aligner whose "
+                    "engine can be shared; set engine.base there, or name another"
+                )
+        return self
+
     def endpoint(self, name: str) -> Endpoint:
         """Where the upstream ``name``, one behind an API, is reached."""
         upstream = self.upstreams[name]
@@ -97,6 +114,38 @@ class GraphConfig(StrictModel):
             timeout_s=upstream.timeout_s,
             max_attempts=upstream.max_attempts,
         )
+
+    @property
+    def seats(self) -> dict[str, Seat]:
+        """Whatever serves a release of its own: each aligner and each challenger, by name."""
+        found: dict[str, Seat] = {}
+        for name, aligner in self.aligners.items():
+            found[name] = Seat(f"corrector-{self.host_of(name)}", name, aligner.source)
+            if (other := aligner.challenger) is not None:
+                found[challenger_of(name)] = Seat(f"challenger-{name}", name, other.source)
+        return found
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Seats whose source may come to mean another version, and is looked at."""
+        if self.watch_s is None:
+            return ()
+        return tuple(name for name, seat in self.seats.items() if seat.source.moves)
+
+    def engine_of(self, aligner: str) -> OwnEngine:
+        """The engine that decodes for ``aligner``, its own or another's."""
+        found = self.aligners[self.host_of(aligner)].engine
+        assert isinstance(found, OwnEngine)
+        return found
+
+    def host_of(self, aligner: str) -> str:
+        """The aligner whose engine decodes for ``aligner``."""
+        engine = self.aligners[aligner].engine
+        return engine.aligner if isinstance(engine, SharedEngine) else aligner
+
+    def guests_of(self, aligner: str) -> list[str]:
+        """The others that its engine decodes for."""
+        return [name for name in self.aligners if name != aligner == self.host_of(name)]
 
     @property
     def served_aligners(self) -> dict[str, Stack]:

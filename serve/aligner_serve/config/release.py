@@ -3,6 +3,7 @@
 Free of ray, torch and fastapi.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -89,3 +90,20 @@ class Shadow(StrictModel):
 
 
 Challenger = Annotated[Canary | Shadow, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A deployment that serves a release of its own."""
+
+    deployment: str
+    """Its name in Serve."""
+    aligner: str
+    """Whose settings hold for it."""
+    source: FromRegistry | FromPath
+    """Where its release comes from."""
+
+
+def challenger_of(aligner: str) -> str:
+    """Name of the seat of an aligner's challenger; no aligner can be called so."""
+    return f"{aligner} (challenger)"
