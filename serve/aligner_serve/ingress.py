@@ -172,4 +172,4 @@ def _add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(Exception)
     async def fault(_: Request, exc: Exception) -> JSONResponse:
-        return responses.error(500, "the gateway failed; see its log", None, code="internal_error")
+        return JSONResponse(responses.fault_body().model_dump(), status_code=500)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from fastapi.responses import JSONResponse
 
@@ -13,7 +13,7 @@ _RETRY_AFTER_S: Final = 1.0
 _AWAY: Final = frozenset({"breaker_open", "unavailable"})
 """Reasons that may pass by themselves: a client should come back."""
 
-Body = replies.ChatResponse | replies.CompletionResponse | replies.CorrectionResponse
+Body: TypeAlias = replies.ChatResponse | replies.CompletionResponse | replies.CorrectionResponse
 
 
 def reply(body: Body, end: Reply) -> JSONResponse:
@@ -55,7 +55,7 @@ def status_of(end: Trouble) -> int:
     """The HTTP status of ``end``."""
     if end.reason in (BUSY, "http_429"):
         return 429
-    if end.reason in (TIMEOUT, "deadline"):
+    if end.reason in (TIMEOUT, "deadline", "stalled"):
         return 504
     return 503 if end.reason in _AWAY else 502
 
@@ -69,6 +69,15 @@ def trouble_body(end: Trouble) -> replies.ErrorResponse:
             message=f"the {end.stage} {failed}",
             type="rate_limit_error" if busy else "server_error",
             code=f"{end.stage}_{end.reason}",
+        )
+    )
+
+
+def fault_body() -> replies.ErrorResponse:
+    """An error object for a fault of our own, of which clients learn no more."""
+    return replies.ErrorResponse(
+        error=replies.ErrorDetail(
+            message="the gateway failed; see its log", type="server_error", code="internal_error"
         )
     )
 

@@ -2,14 +2,18 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Final, Protocol, assert_never
 
 from fastapi.responses import Response, StreamingResponse
 
 from aligner_serve import replies, responses, sse, wire
 from aligner_serve.pipeline import Delta, Reply, Trouble, Usage
+
+_LOG: Final = logging.getLogger(__name__)
 
 Event = Delta | Reply | Trouble
 
@@ -37,91 +41,97 @@ async def streamed(
     heartbeat_s: float,
 ) -> Response:
     """Wait for the first event, at most a heartbeat: what fails before it is an HTTP status."""
-    merged = _Merged(choices)
-    merged.start()
+    merged = _Merged(choices, heartbeat_s)
     try:
-        first = await merged.get(heartbeat_s)
+        merged.start()
+        first = await merged.get()
     except BaseException:
         await merged.aclose()
         raise
-    if first is not None and isinstance(first[1], Trouble):
-        await merged.aclose()
-        said(first[1], shown=shown)
-        return responses.trouble(first[1])
     known: dict[str, str] = {}
-    if first is not None and isinstance(first[1], Reply) and len(choices) == 1:
-        known = responses.headers(first[1], None)
+    match first:
+        case (_, Trouble() as trouble):
+            await merged.aclose()
+            said(trouble, shown=shown)
+            return responses.trouble(trouble)
+        case (_, Reply() as reply) if len(choices) == 1:
+            known = responses.headers(reply, None)
     return StreamingResponse(
-        _bytes(request, merged, first, said, shown=shown, heartbeat_s=heartbeat_s),
+        _bytes(sse.Chunks(request), merged, first, partial(said, shown=shown)),
         media_type="text/event-stream",
+        # A proxy in between must not gather what is sent piece by piece.
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **known},
     )
 
 
 async def _bytes(
-    request: wire.ChatRequest | wire.CompletionRequest,
+    chunks: sse.Chunks,
     merged: "_Merged",
     first: tuple[int, Event] | None,
-    said: Said,
-    *,
-    shown: bool,
-    heartbeat_s: float,
+    said: Callable[[Reply | Trouble], replies.AlignerReport | None],
 ) -> AsyncIterator[bytes]:
-    chunks = sse.Chunks(request)
-    usage, left = Usage(), len(merged.choices)
+    """The stream from its first byte to its last."""
     async with contextlib.aclosing(merged):
-        for index in range(left):
+        for index in range(len(merged.choices)):
             if role := chunks.role(index):
                 yield role
-        got = first
-        while left:
-            if got is None:
-                yield sse.HEARTBEAT
-            else:
-                index, event = got
-                choice = merged.choices[index]
-                match event:
-                    case Delta():
-                        choice.sent = True
-                        yield chunks.text(index, event.text)
-                    case Trouble():
-                        said(event, shown=shown)
-                        # Half a correction may have left; it is called a failure, not patched.
-                        yield sse.event(responses.trouble_body(event).model_dump())
-                        break
-                    case Reply():
-                        left -= 1
-                        usage += event.usage
-                        told = said(event, shown=shown)
-                        assert told is not None
-                        for piece in _ending(chunks, index, event, told, sent=choice.sent):
-                            yield piece
-            if left:
-                got = await merged.get(heartbeat_s)
-        else:
-            if counted := chunks.usage(usage):
-                yield counted
+        try:
+            got, usage, left = first, Usage(), len(merged.choices)
+            while True:
+                if got is None:
+                    yield sse.HEARTBEAT
+                else:
+                    for data in _events(chunks, merged.choices[got[0]], *got, said):
+                        yield data
+                    match got[1]:
+                        case Trouble():
+                            break
+                        case Reply() as reply:
+                            left, usage = left - 1, usage + reply.usage
+                            if not left:
+                                yield chunks.usage(usage)
+                                break
+                got = await merged.get()
+        except Exception as exc:
+            # The status has gone out long ago; the client must still learn that this is no end.
+            _LOG.error("a stream failed: %s", type(exc).__name__)
+            yield sse.event(responses.fault_body().model_dump())
     yield sse.DONE
 
 
-def _ending(
-    chunks: sse.Chunks, index: int, end: Reply, told: replies.AlignerReport, *, sent: bool
-) -> list[bytes]:
-    """The last events of a choice."""
-    events = []
-    if end.outcome == "blocked":
-        events.append(chunks.refusal(index, replies.REFUSAL))
-    elif not sent:
-        events.append(chunks.text(index, end.text))
-    events.append(chunks.last(index, replies.finish_reason(end), told))
-    return [event for event in events if event]
+def _events(
+    chunks: sse.Chunks,
+    choice: Choice,
+    index: int,
+    event: Event,
+    said: Callable[[Reply | Trouble], replies.AlignerReport | None],
+) -> Iterator[bytes]:
+    """What ``event`` looks like to the client."""
+    match event:
+        case Delta():
+            choice.sent = True
+            yield chunks.text(index, event.text)
+        case Trouble():
+            said(event)
+            # Half a correction may have left; it is called a failure, not patched.
+            yield sse.event(responses.trouble_body(event).model_dump())
+        case Reply():
+            told = said(event)
+            assert told is not None
+            if event.outcome == "blocked":
+                yield chunks.refusal(index, replies.REFUSAL)
+            elif not choice.sent:
+                yield chunks.text(index, event.text)
+            yield chunks.last(index, replies.finish_reason(event), told)
+        case _:
+            assert_never(event)
 
 
 class _Merged:
     """The events of several choices, each with the number of its choice, as they come."""
 
-    def __init__(self, choices: Sequence[Choice]) -> None:
-        self.choices = choices
+    def __init__(self, choices: Sequence[Choice], patience_s: float) -> None:
+        self.choices, self._patience_s = choices, patience_s
         self._queue: asyncio.Queue[tuple[int, Event] | BaseException] = asyncio.Queue(maxsize=64)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -132,10 +142,10 @@ class _Merged:
             for index, choice in enumerate(self.choices)
         ]
 
-    async def get(self, patience_s: float) -> tuple[int, Event] | None:
-        """The next event; nothing if it takes longer than ``patience_s``."""
+    async def get(self) -> tuple[int, Event] | None:
+        """The next event; nothing if there is none for a while."""
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(self._patience_s):
                 got = await self._queue.get()
         except TimeoutError:
             return None

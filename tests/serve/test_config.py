@@ -4,15 +4,16 @@ import pytest
 
 from aligner.config import load
 from aligner.errors import ConfigError
-from aligner_serve.config.aligner import FromRegistry
+from aligner_serve.config.release import FromRegistry
 from aligner_serve.config.graph import GraphConfig
 
 SMALLEST = """
 base_url: http://127.0.0.1:8100/v1
 upstreams:
   up: {}
-aligner:
-  source: {kind: registry, model: fixer}
+aligners:
+  fixer:
+    source: {kind: registry, model: fixer}
 """
 
 
@@ -26,11 +27,30 @@ def test_a_small_file_gives_a_safe_graph(tmp_path: Path) -> None:
     config = read(tmp_path)
     assert config.host == "127.0.0.1"
     assert not config.is_open_to_others
-    assert config.aligner.on_failure == "passthrough"
-    assert config.aligner.sampling.temperature == 0.0
-    assert isinstance(config.aligner.source, FromRegistry)
-    assert config.aligner.source.version == "@champion"
-    assert config.served_models == {"up+aligner": "up"}
+    aligner = config.aligners["fixer"]
+    assert aligner.on_failure == "passthrough"
+    assert aligner.sampling.temperature == 0.0
+    assert isinstance(aligner.source, FromRegistry)
+    assert aligner.source.version == "@champion"
+    assert config.served_models == {"up+fixer": ("up", ("fixer",))}
+
+
+def test_every_upstream_goes_with_every_aligner_and_stacks_and_raw_models_are_named(
+    tmp_path: Path,
+) -> None:
+    config = read(
+        tmp_path,
+        "upstreams.other={raw: true}",
+        "aligners.tidy={source: {kind: path, uri: x}}",
+        "stacks=[[fixer, tidy]]",
+    )
+    assert list(config.served_aligners) == ["fixer", "tidy", "fixer+tidy"]
+    assert set(config.served_models) == {
+        "other",
+        *(f"{up}+{a}" for up in ("up", "other") for a in ("fixer", "tidy", "fixer+tidy")),
+    }
+    assert config.served_models["other"] == ("other", ())
+    assert config.served_models["up+fixer+tidy"] == ("up", ("fixer", "tidy"))
 
 
 def test_an_upstream_takes_the_graphs_address_and_its_own_name_as_the_model(
@@ -44,7 +64,7 @@ def test_an_upstream_takes_the_graphs_address_and_its_own_name_as_the_model(
 
 
 def test_a_version_may_be_written_as_a_number(tmp_path: Path) -> None:
-    source = read(tmp_path, "aligner.source.version=3").aligner.source
+    source = read(tmp_path, "aligners.fixer.source.version=3").aligners["fixer"].source
     assert isinstance(source, FromRegistry)
     assert source.version == "3"
 
@@ -59,11 +79,15 @@ def test_a_version_may_be_written_as_a_number(tmp_path: Path) -> None:
         ("base_url=http://user:secret@host/v1", ["api_key_env"]),
         ("upstreams={}", ["upstreams"]),
         ("upstreams.a+b={}", ["'a+b' is no name"]),
-        ("aligner.name=a b", ["'a b' is no name"]),
-        ("aligner.on_failure=ignore", ["on_failure", "'passthrough'"]),
-        ("aligner.source={kind: path}", ["uri", "missing"]),
-        ("aligner.scaling.min_replicas=2", ["raise max_replicas"]),
-        ("aligner.scaling.target_ongoing_requests=99", ["lower the target"]),
+        ("aligners.a b={source: {kind: path, uri: x}}", ["'a b' is no name"]),
+        ("aligners={}", ["aligners"]),
+        ("stacks=[[fixer, tidy]]", ["'tidy' is no aligner", "fixer"]),
+        ("upstreams.up.fallbacks=[up]", ["'up' is no other upstream"]),
+        ("upstreams.up.kind=magic", ["upstreams"]),
+        ("aligners.fixer.on_failure=ignore", ["on_failure", "'passthrough'"]),
+        ("aligners.fixer.source={kind: path}", ["uri", "missing"]),
+        ("aligners.fixer.scaling.min_replicas=2", ["raise max_replicas"]),
+        ("aligners.fixer.scaling.target_ongoing_requests=99", ["lower the target"]),
     ],
 )
 def test_a_mistake_is_told_with_its_place_and_its_remedy(

@@ -408,7 +408,7 @@ def test_the_text_ends_before_a_stop_sequence_however_it_is_cut() -> None:
 )
 def test_what_was_streamed_is_what_the_reply_says(cuts: list[str], stop: list[str]) -> None:
     policy = Policy(stop=tuple(stop))
-    events = [*map(Delta, cuts), Finished()]
+    events: list[Event] = [*map(Delta, cuts), Finished()]
     *deltas, end = pieces(*events, terms=policy)
     plain = whole(*events, terms=policy)
     assert isinstance(end, Reply) and isinstance(plain, Reply)

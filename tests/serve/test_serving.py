@@ -79,10 +79,11 @@ def service(known_export: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 # Nothing listens on the discard port of loopback.
                 "dead": {"base_url": "http://127.0.0.1:9/v1", "max_attempts": 1},
             },
-            "aligner": {
-                "name": "known",
-                "source": {"kind": "registry", "model": "known"},
-                "engine": {"dtype": "float32"},
+            "aligners": {
+                "known": {
+                    "source": {"kind": "registry", "model": "known"},
+                    "engine": {"dtype": "float32"},
+                },
             },
             "tracking": tracking.model_dump(),
         }
@@ -114,7 +115,7 @@ def service(known_export: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def test_it_says_what_it_serves_and_how_to_call_it(service: Service) -> None:
-    assert service.state["version"] == "models:/known/1"
+    assert service.state["versions"] == {"known": "models:/known/1"}
     listed = [model.id for model in service.client.models.list()]
     assert listed == service.state["models"] == ["iron+known", "dead+known"]
     said = service.log.read_text()
@@ -127,7 +128,8 @@ def test_an_answer_is_corrected(service: Service, known_export: Any) -> None:
     assert reply.choices[0].message.content == row.correction
     assert reply.aligner["outcome"] == "corrected"
     assert reply.aligner["original"] == row.answer
-    assert reply.aligner["seconds"].keys() == {"upstream", "corrector"}
+    assert [one["stage"] for one in reply.aligner["stages"]] == ["upstream", "corrector"]
+    assert reply.aligner["version"] == "models:/known/1"
 
 
 def test_a_good_answer_is_returned_unchanged(service: Service, known_export: Any) -> None:
@@ -138,13 +140,13 @@ def test_a_good_answer_is_returned_unchanged(service: Service, known_export: Any
 
 def test_a_stream_carries_the_correction_alone(service: Service, known_export: Any) -> None:
     row = known_export.corrected
-    chunks = list(service.ask(row, stream=True, stream_options={"include_usage": True}))
+    *chunks, counted = service.ask(row, stream=True, stream_options={"include_usage": True})
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks]
     assert "".join(pieces) == row.correction
     assert len([piece for piece in pieces if piece]) > 1
     assert chunks[-1].choices[0].finish_reason == "stop"
     assert chunks[-1].aligner["outcome"] == "corrected"
-    assert chunks[-1].usage.completion_tokens > 0
+    assert counted.usage.completion_tokens > 0
 
 
 def test_history_and_characters_of_several_bytes_arrive_whole(

@@ -8,7 +8,6 @@ from pydantic import ValidationError
 from aligner.generation import Sampling
 from aligner.records import Turn
 from aligner_serve import wire
-from aligner_serve.pipeline import Usage
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
@@ -51,7 +50,8 @@ def test_a_request_changes_only_the_sampling_that_it_names() -> None:
         {"messages": [{"role": "tool", "content": "x"}, {"role": "user", "content": "x"}]},
         {"messages": [{"role": "user", "content": ""}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
-        {"n": 2},
+        {"n": 17},
+        {"stop": ["a"] * 5},
         {"temperature": 3},
         {"max_tokens": 0},
         {"tools": []},
@@ -63,25 +63,11 @@ def test_what_cannot_be_done_is_refused_and_not_ignored(changes: dict[str, objec
         request(**changes)
 
 
-@given(st.lists(texts, min_size=1, max_size=5), texts)
-def test_a_streams_events_join_to_the_text(pieces: list[str], model: str) -> None:
-    chunks = wire.Chunks(model)
-    report = wire.AlignerReport(outcome="corrected", version="v")
-    events = [chunks.role(), *(chunks.text(piece) for piece in pieces)]
-    events.append(chunks.last("stop", report, Usage(2, 3)))
-    bodies = []
-    for event in events:
-        # One event is one line: a line break in the text must not end it early.
-        line, *rest = event.decode().split("\n\n")
-        assert rest == [""] and "\n" not in line
-        bodies.append(json.loads(line.removeprefix("data: ")))
-    assert "".join(b["choices"][0]["delta"].get("content", "") for b in bodies) == "".join(pieces)
-    assert {body["id"] for body in bodies} == {bodies[0]["id"]}
-    assert [b["choices"][0]["finish_reason"] for b in bodies] == [None] * (len(pieces) + 1) + [
-        "stop"
-    ]
-    assert bodies[-1]["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
-    assert bodies[-1]["aligner"]["outcome"] == "corrected"
+@pytest.mark.parametrize(
+    ("stop", "kept"), [(None, ()), ("a", ("a",)), (["a", "b"], ("a", "b")), ("", ()), ([""], ())]
+)
+def test_stop_sequences_come_one_or_many(stop: object, kept: tuple[str, ...]) -> None:
+    assert request(stop=stop).sampling(Sampling()).stop == kept
 
 
 @given(texts, texts, st.lists(st.tuples(st.sampled_from(["user", "assistant"]), texts), max_size=3))
