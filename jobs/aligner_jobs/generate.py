@@ -11,8 +11,9 @@ from typing import Any, Final, assert_never
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from aligner.adapters.openai_http import OpenAIChat, failure_reason
+from aligner.adapters.openai_http import OpenAIChat
 from aligner.errors import EndpointError, GenerationError
+from aligner.failures import failure_reason
 from aligner.generation import Completion, Endpoint, Messages, chat_messages
 from aligner_jobs.config.asking import AnyUpstream, ApiModel, LocalUpstream, Upstream
 from aligner_jobs.line import Line, line_to

@@ -13,14 +13,16 @@ from ray import serve
 from ray.serve import Application, Deployment
 
 from aligner.records import content_id
-from aligner_serve import probe, release
+from aligner_serve import probe, release, scaling_policy
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.release import Seat
-from aligner_serve.config.scaling import Scaling
+from aligner_serve.config.scaling import EngineScaling, Scaling
 from aligner_serve.config.upstream import ApiUpstream, EngineUpstream
-from aligner_serve.corrector import Corrector, bundles
+from aligner_serve.corrector import Corrector, Served
+from aligner_serve.engines import bundles
 from aligner_serve.replica import GatewayReplica
 from aligner_serve.upstream import Upstream
+from aligner_serve.upstream_engine import UpstreamEngine
 
 _LOT: Final = uuid.uuid4().hex
 """Of this process: another one may bring other code, and replaces every replica."""
@@ -42,10 +44,7 @@ def build_with(
 ) -> Application:
     """The application whose seats serve ``released``; ``probes`` go by the aligners' names."""
     upstreams = {name: _upstream(config, name) for name in config.upstreams}
-    correctors = {
-        name: _corrector(config, seat, released[name], probes[seat.aligner])
-        for name, seat in config.seats.items()
-    }
+    correctors = _correctors(config, released, probes)
     options = _options(config, config.gateway)
     # Serve lets in a queue's worth more than the gateway works on: room to say no in OpenAI's way.
     options["max_ongoing_requests"] += config.gateway.max_queued_requests
@@ -70,29 +69,51 @@ def _upstream(config: GraphConfig, name: str) -> Application:
                 upstream.model_dump(mode="json"),
             )
             return application
-        case EngineUpstream():
-            raise NotImplementedError
+        case EngineUpstream(scaling=scaling, engine=engine):
+            deployment = serve.deployment(
+                name=f"upstream-{name}",
+                placement_group_bundles=bundles(engine, num_cpus=scaling.num_cpus),
+                placement_group_strategy="PACK",
+                **_options(config, scaling),
+            )
+            return _pinned(deployment(UpstreamEngine), name).bind(
+                name, upstream.model_dump(mode="json"), config.cache
+            )
         case _:
             assert_never(upstream)
 
 
-def _corrector(
-    config: GraphConfig, seat: Seat, released: release.Release, examined: probe.Probe
-) -> Application:
-    aligner = config.aligners[seat.aligner]
+def _correctors(
+    config: GraphConfig, released: Mapping[str, release.Release], probes: Mapping[str, probe.Probe]
+) -> dict[str, Application]:
+    """By seat; aligners that share an engine share its deployment."""
+    served: dict[str, Served] = {
+        name: (
+            released[name].model_dump(mode="json"),
+            config.aligners[seat.aligner].model_dump(mode="json"),
+            probes[seat.aligner].model_dump(mode="json"),
+        )
+        for name, seat in config.seats.items()
+    }
+    found: dict[str, Application] = {}
+    for name, seat in config.seats.items():
+        if seat.aligner == config.host_of(seat.aligner):
+            guests = config.guests_of(name) if name in config.aligners else []
+            together = {seat.aligner: served[name], **{guest: served[guest] for guest in guests}}
+            found[name] = _corrector(config, seat, together)
+    return {name: found.get(name) or found[config.host_of(name)] for name in config.seats}
+
+
+def _corrector(config: GraphConfig, seat: Seat, served: dict[str, Served]) -> Application:
+    scaling = config.aligners[seat.aligner].scaling
     deployment = serve.deployment(
         name=seat.deployment,
-        placement_group_bundles=bundles(aligner),
+        placement_group_bundles=bundles(config.engine_of(seat.aligner), num_cpus=scaling.num_cpus),
         placement_group_strategy="PACK",
-        **_options(config, aligner.scaling),
+        **_options(config, scaling),
     )
-    identity = released.model_dump(mode="json")
-    application: Application = _pinned(deployment(Corrector), identity).bind(
-        identity,
-        aligner.model_dump(mode="json"),
-        config.cache,
-        examined.model_dump(mode="json"),
-    )
+    versions = [identity for identity, _, _ in served.values()]
+    application: Application = _pinned(deployment(Corrector), versions).bind(served, config.cache)
     return application
 
 
@@ -110,20 +131,37 @@ def _options(config: GraphConfig, scaling: Scaling) -> dict[str, Any]:
     """Deployment options; the defaults of both Serve and its LLM part are unsafe for us.
 
     Those have no limit on what a replica takes (so no back-pressure, and no scaling up), kill
-    a replica in the middle of a long answer, and replace a single replica with an outage.
+    a replica in the middle of a long answer, replace a single replica with an outage, and take
+    half a minute to see that an engine has died.
     """
     return {
         "max_ongoing_requests": scaling.max_ongoing_requests,
         "max_queued_requests": scaling.max_queued_requests,
-        "autoscaling_config": {
-            "min_replicas": scaling.min_replicas,
-            "max_replicas": scaling.max_replicas,
-            "target_ongoing_requests": scaling.target_ongoing_requests,
-        },
+        "autoscaling_config": _autoscaling(scaling),
         "ray_actor_options": {"num_cpus": scaling.num_cpus},
-        "graceful_shutdown_timeout_s": config.shutdown_timeout_s,
+        "graceful_shutdown_timeout_s": config.drain_s,
         "graceful_shutdown_wait_loop_s": 0.2,
+        "health_check_period_s": 2.0,
+        "health_check_timeout_s": 20.0,
         "max_surge_percent": 100,
         "max_constructor_retry_count": 2,
         "backpressure_config": {"status_code": 429, "retry_after_s": 1},
+    }
+
+
+def _autoscaling(scaling: Scaling) -> dict[str, Any]:
+    tokens = scaling.target_queued_tokens if isinstance(scaling, EngineScaling) else None
+    return {
+        "min_replicas": scaling.min_replicas,
+        "max_replicas": scaling.max_replicas,
+        "target_ongoing_requests": scaling.target_ongoing_requests,
+        "look_back_period_s": scaling.look_back_s,
+        # How often replicas tell their tokens.
+        "metrics_interval_s": scaling.look_back_s / 5,
+        "upscale_delay_s": scaling.upscale_delay_s,
+        "downscale_delay_s": scaling.downscale_delay_s,
+        "policy": {
+            "policy_function": f"{scaling_policy.__name__}:{scaling_policy.RequestsAndTokens.__name__}",
+            "policy_kwargs": {"target_queued_tokens": tokens},
+        },
     }

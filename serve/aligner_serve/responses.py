@@ -22,7 +22,8 @@ def reply(body: Body, end: Reply) -> JSONResponse:
     # Fields of OpenAI's that are null stay, as its clients expect; our own are left out.
     content["aligner"] = body.aligner.model_dump(mode="json", exclude_none=True)
     if isinstance(body, replies.ChatResponse | replies.CompletionResponse):
-        for written, choice in zip(content["choices"], body.choices, strict=True):
+        choices: Sequence[replies.AnyChoice] = body.choices
+        for written, choice in zip(content["choices"], choices, strict=True):
             written["aligner"] = choice.aligner.model_dump(mode="json", exclude_none=True)
     return JSONResponse(content, headers=headers(end, body.aligner.version))
 

@@ -2,45 +2,94 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from contextlib import aclosing
+from typing import Any, Final
 
-from aligner.adapters.openai_http import OpenAIChat, failure_reason
-from aligner.errors import GenerationError
-from aligner.generation import Endpoint, Messages, Sampling
-from aligner_serve.pipeline import TIMEOUT, Delta, Failed, Finish, Finished, Piece, Usage
+from aligner.adapters.openai_http import OpenAIChat
+from aligner.failures import Failure
+from aligner.generation import Completion, Endpoint, Messages, Sampling
+from aligner.patience import Patience
+from aligner_serve.config.upstream import ApiUpstream
+from aligner_serve.pipeline import Delta, Failed, Finish, Finished, Piece, Usage
+
+_GATHERED_S: Final = 0.05
+"""Each piece costs a message between processes: what comes sooner goes with the next."""
 
 
 class Upstream:
     """Asks one model. What goes wrong is reported as data: it is the API's failure, not ours."""
 
-    def __init__(self, name: str, endpoint: dict[str, Any]) -> None:
-        """``endpoint`` is a dumped :class:`Endpoint`; ``name`` is what the graph calls it.
+    def __init__(self, name: str, endpoint: dict[str, Any], settings: dict[str, Any]) -> None:
+        """``endpoint`` and ``settings`` are a dumped :class:`Endpoint` and :class:`ApiUpstream`;
+        ``name`` is what the graph calls it.
 
         Raises:
             ConfigError: The variable that should hold the key is not set.
         """
         self._name = name
+        self._settings = ApiUpstream.model_validate(settings)
         self._chat = OpenAIChat(Endpoint.model_validate(endpoint))
 
     async def ask(
         self, messages: Messages, sampling: dict[str, Any], deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
-        """One answer; ``sampling`` is a dumped :class:`Sampling`."""
-        try:
-            async with asyncio.timeout(deadline_s):
-                completion = await self._chat.complete(messages, Sampling.model_validate(sampling))
-        except TimeoutError:
-            yield Failed(TIMEOUT)
-            return
-        except GenerationError as exc:
-            # Only the reason goes on: the sentence names the address, which is not the client's.
-            yield Failed(failure_reason(exc))
-            return
-        usage = Usage(completion.prompt_tokens, completion.completion_tokens)
-        yield Delta(completion.text)
-        finish: Finish = "length" if completion.finish_reason == "length" else "stop"
-        yield Finished(usage, finish, self._name)
+        """One answer; ``sampling`` is a dumped :class:`Sampling`.
+
+        Without ``stream`` it comes as one delta, and a reply that breaks off in the middle is
+        asked for again. Closing the generator closes the connection to the API.
+        """
+        asked = self._ask(
+            messages, Sampling.model_validate(sampling), deadline_s=deadline_s, stream=stream
+        )
+        gathered, given_at = "", 0.0
+        now = asyncio.get_running_loop().time
+        async with aclosing(asked) as pieces:
+            async for piece in pieces:
+                match piece:
+                    case str():
+                        gathered += piece
+                        if now() - given_at >= _GATHERED_S:
+                            yield Delta(_clean(gathered))
+                            gathered, given_at = "", now()
+                    case Completion():
+                        left = gathered if stream else piece.text
+                        if left:
+                            yield Delta(_clean(left))
+                        yield self._finished(piece)
+                    case Failure():
+                        # Only the reason goes on: a sentence would name the address, which is
+                        # not the client's.
+                        yield Failed(piece.reason, piece.retry_after_s)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._chat.aclose()
+
+    async def _ask(
+        self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
+    ) -> AsyncGenerator[str | Completion | Failure]:
+        if not self._settings.stream:
+            whole = await self._chat.whole(messages, sampling, deadline_s=deadline_s)
+            if stream and isinstance(whole, Completion):
+                yield whole.text
+            yield whole
+            return
+        patience = Patience(
+            deadline_s=deadline_s,
+            first_token_s=self._settings.first_token_timeout_s,
+            idle_s=self._settings.idle_timeout_s,
+        )
+        pieces = self._chat.stream(messages, sampling, patience=patience, held=not stream)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    def _finished(self, completion: Completion) -> Finished:
+        usage = Usage(completion.prompt_tokens, completion.completion_tokens)
+        finish: Finish = "length" if completion.finish_reason == "length" else "stop"
+        return Finished(usage, finish, self._name)
+
+
+def _clean(text: str) -> str:
+    """JSON can hold halves of characters, which no reply of ours could carry."""
+    return text.encode(errors="replace").decode()

@@ -1,25 +1,34 @@
-"""Any OpenAI-compatible API as a chat model, over the official async client.
+"""Any OpenAI-compatible API as a chat model, whole or streamed, over aiohttp.
 
-Errors begin with a short reason and a colon (``timeout: ...``), which :func:`failure_reason`
-gives back; neither a key nor anything that was asked or answered stands in one.
+Errors begin with a short reason and a colon (``timeout: ...``), which
+:func:`aligner.failures.failure_reason` gives back; neither a key nor anything that was asked or
+answered stands in one. Nothing that an API sends can make a request last longer than its limits
+or fill the memory.
 """
 
 import asyncio
+import contextlib
 import dataclasses
-import datetime
-import email.utils
-import json
 import os
-import random
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
-import openai
+import aiohttp
 
+from aligner.api_call import Call, chat_call
+from aligner.chat_events import ChatEvents, completions_of
 from aligner.errors import ConfigError, EndpointError, GenerationError
+from aligner.failures import (
+    FORBIDDEN,
+    LOST,
+    MALFORMED,
+    REFUSED,
+    TOO_LARGE,
+    Failure,
+    of_status,
+)
 from aligner.generation import (
     Admit,
     Attempt,
@@ -27,31 +36,15 @@ from aligner.generation import (
     Endpoint,
     Messages,
     Sampling,
-    Settle,
     admit_all,
-    completions_in,
-    openai_parameters,
 )
+from aligner.networks import ForbiddenAddress, reach_of
+from aligner.patience import Limits, Patience
 
-_RETRIED_STATUS: Final = frozenset({408, 409, 429})
-"""And every 5xx: the request itself is right and may succeed later."""
+_CONNECT_S: Final = 10.0
 
-_REFUSES_ALL: Final = {
-    401: "does not accept the key; check the variable named in api_key_env",
-    403: "does not permit this key; check its rights or api_key_env",
-    404: "does not know the model or the route; check model and base_url",
-}
-"""Statuses that every further request would meet as well, with the remedy."""
-
-_NEVER_CONNECTED: Final = {"ConnectError", "ClientConnectorError", "ClientConnectorDNSError"}
-_LOST: Final = {"ServerDisconnectedError", "ClientOSError", "ClientPayloadError"}
-"""What lies behind the client's exceptions, which call some of these a timeout."""
-
-_FIRST_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 30.0
-
-_TOKENS_PER_MESSAGE: Final = 16
-"""More than any chat template spends on one, apart from its text."""
+_DRAIN_S: Final = 0.02
+_DRAIN_READS: Final = 4
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -74,14 +67,8 @@ class OpenAIChat:
         self._endpoint = endpoint
         self._admit = admit
         self._sleep = sleep
-        self._client = openai.AsyncOpenAI(
-            base_url=endpoint.base_url,
-            api_key=_api_key(endpoint),
-            timeout=endpoint.timeout_s,
-            max_retries=0,
-            # Of the client's two transports this one does with nearly half of the CPU time.
-            http_client=openai.DefaultAioHttpClient(),
-        )
+        self._headers = _headers(endpoint)
+        self._opened: aiohttp.ClientSession | None = None
 
     @property
     def endpoint(self) -> Endpoint:
@@ -106,14 +93,37 @@ class OpenAIChat:
         An API that ignores ``n`` is asked again, the seed raised each time, until there are
         ``n``. Raises as :meth:`complete` does.
         """
-        completions = await self._request(messages, sampling, n=n)
+        completions = await self._whole(messages, sampling, n=n)
         while len(completions) < n:
             one_more = sampling
             if sampling.seed is not None:
                 update = {"seed": sampling.seed + len(completions)}
                 one_more = sampling.model_copy(update=update)
-            completions += await self._request(messages, one_more, n=1)
+            completions += await self._whole(messages, one_more, n=1)
         return completions[:n]
+
+    async def stream(
+        self, messages: Messages, sampling: Sampling, *, patience: Patience, held: bool = False
+    ) -> AsyncGenerator[str | Completion | Failure]:
+        """Generate one completion, streamed: its pieces, then the whole of it or a failure.
+
+        What may pass is tried again until the first piece was given. With ``held`` no pieces
+        are given, so a reply that breaks off in the middle is tried again as well. Closing the
+        generator closes the connection. An API that does not stream is taken as it is.
+        """
+        call = chat_call(self._endpoint.model, messages, sampling, n=1, stream=True)
+        asked = self._ask(call, deadline_s=patience.deadline_s, patience=patience, held=held)
+        async with aclosing(asked):
+            async for piece in asked:
+                yield piece[0] if isinstance(piece, list) else piece
+
+    async def whole(
+        self, messages: Messages, sampling: Sampling, *, deadline_s: float
+    ) -> Completion | Failure:
+        """Generate one completion in one piece; what goes wrong is data here."""
+        call = chat_call(self._endpoint.model, messages, sampling, n=1)
+        end = await self._end(call, deadline_s=deadline_s)
+        return end[0] if isinstance(end, list) else end
 
     async def probe(self) -> None:
         """Ask for the list of models, to learn early that nobody answers.
@@ -121,20 +131,25 @@ class OpenAIChat:
         Raises:
             EndpointError: The endpoint cannot be reached or refuses the key.
         """
-        timeout_s = min(10.0, self._endpoint.timeout_s)
+        limits = Limits(self._endpoint, deadline_s=10.0)
+        failure = None
         try:
-            await self._client.with_options(timeout=timeout_s).get("/models", cast_to=object)
-        except openai.APIStatusError as exc:
+            async with limits.next():
+                response = await self._session().get(self._url("/models"), allow_redirects=False)
+                response.close()
             # Not every API lists its models, and a busy one may answer 429: it is there.
-            if exc.status_code in (401, 403):
-                raise self._error(_failure(exc, timeout_s=timeout_s), attempts=1) from None
-        except openai.APIConnectionError as exc:
-            failure = dataclasses.replace(_failure(exc, timeout_s=timeout_s), concerns_all=True)
-            raise self._error(failure, attempts=1) from None
+            if response.status in (401, 403):
+                failure = of_status(response.status, response.headers)
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            found = limits.due if isinstance(exc, TimeoutError) else _failure(exc)
+            failure = dataclasses.replace(found, concerns_all=True)
+        if failure is not None:
+            raise self._error(failure)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        if self._opened is not None:
+            await self._opened.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -147,181 +162,198 @@ class OpenAIChat:
     ) -> None:
         await self.aclose()
 
-    async def _request(self, messages: Messages, sampling: Sampling, *, n: int) -> list[Completion]:
-        body = _body(self._endpoint.model, messages, sampling, n=n)
-        tokens = _tokens_at_most(messages, sampling, n=n)
+    async def _whole(self, messages: Messages, sampling: Sampling, *, n: int) -> list[Completion]:
+        call = chat_call(self._endpoint.model, messages, sampling, n=n)
+        end = await self._end(call, deadline_s=self._endpoint.deadline_s)
+        if isinstance(end, Failure):
+            raise self._error(end)
+        return end
+
+    async def _end(self, call: Call, *, deadline_s: float) -> list[Completion] | Failure:
+        async with aclosing(self._ask(call, deadline_s=deadline_s, held=True)) as asked:
+            async for piece in asked:
+                assert not isinstance(piece, str)
+                return piece
+        raise AssertionError("what is asked has an end")
+
+    async def _ask(
+        self, call: Call, *, deadline_s: float, held: bool, patience: Patience | None = None
+    ) -> AsyncGenerator["_Piece"]:
+        """Texts unless ``held``, then one end: that of the last attempt."""
         ends_at: float | None = None
+        now = asyncio.get_running_loop().time
         for attempt in range(1, self._endpoint.max_attempts + 1):
-            settle = await self._admit(tokens)
+            settle = await self._admit(call.tokens)
             # From the first attempt on: waiting for one's turn is no failure of the endpoint.
-            ends_at = ends_at or time.monotonic() + self._endpoint.deadline_s
-            result = await self._attempt(body, settle, ends_at=ends_at)
-            if not isinstance(result, _Failure):
-                return result
-            pause_s = result.pause_s(attempt=attempt)
-            in_time = time.monotonic() + pause_s < ends_at
-            if not result.may_pass or not in_time or attempt == self._endpoint.max_attempts:
-                raise self._error(result, attempts=attempt)
+            ends_at = ends_at or now() + deadline_s
+            limits = Limits(
+                self._endpoint, ends_at=ends_at, deadline_s=deadline_s, patience=patience
+            )
+            told, given = Attempt("cancelled"), False
+            end: _Piece = LOST
+            try:
+                async with aclosing(self._post(call, limits)) as pieces:
+                    async for end in pieces:
+                        if isinstance(end, str) and not held:
+                            given = True
+                            yield end
+                told = _told(end)
+            finally:
+                # Of a cancellation, too.
+                settle(told)
+            if not isinstance(end, Failure):
+                break
+            end = dataclasses.replace(end, attempts=attempt)
+            pause_s = end.pause_s()
+            in_time = now() + pause_s < ends_at
+            if given or not end.may_pass or not in_time or attempt == self._endpoint.max_attempts:
+                break
             await self._sleep(pause_s)
-        raise AssertionError("the last attempt returns or raises")
+        yield end
 
-    async def _attempt(
-        self, body: dict[str, Any], settle: Settle, *, ends_at: float
-    ) -> "list[Completion] | _Failure":
-        """Send ``body`` once and tell ``settle`` what came of it, a cancellation too."""
-        told = Attempt("cancelled")
+    async def _post(self, call: Call, limits: Limits) -> AsyncGenerator["_Piece"]:
+        """Send ``call`` once: its pieces, then one end."""
+        response: aiohttp.ClientResponse | None = None
         try:
-            result = await self._post(body, left_s=ends_at - time.monotonic())
-            told = _told(result)
-            return result
+            async with limits.next():
+                response = await self._session().post(
+                    self._url("/chat/completions"), data=call.body, allow_redirects=False
+                )
+            if response.status != 200:
+                await _drain(response)
+                yield of_status(response.status, response.headers)
+            elif response.content_type == "text/event-stream":
+                async with aclosing(_streamed(response, limits, call.reply_bytes)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+            else:
+                yield await _read(response, limits, call.reply_bytes)
+        except TimeoutError:
+            yield limits.due
+        except aiohttp.ClientError as exc:
+            yield _failure(exc)
         finally:
-            settle(told)
+            # A connection whose reply was read to its end is in the pool again by now.
+            if response is not None:
+                response.close()
 
-    async def _post(self, body: dict[str, Any], *, left_s: float) -> "list[Completion] | _Failure":
-        try:
-            async with asyncio.timeout(min(self._endpoint.timeout_s, left_s)):
-                # Posted as it is: turning requests and replies into the client's own models would
-                # cost a third of the time that a small machine spends on asking.
-                reply = await self._client.post("/chat/completions", cast_to=object, body=body)
-            # Servers that do not call their JSON by its name have it handed on as text.
-            found = completions_in(json.loads(reply) if isinstance(reply, str) else reply)
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            return _Failure("malformed", "replied with broken JSON")
-        except (openai.APIError, TimeoutError) as exc:
-            if isinstance(exc, TimeoutError) and left_s < self._endpoint.timeout_s:
-                within = f"gave no usable reply within deadline_s={self._endpoint.deadline_s:g}"
-                return _Failure("deadline", within, may_pass=False)
-            return _failure(exc, timeout_s=self._endpoint.timeout_s)
-        match found:
-            case "malformed":
-                return _Failure("malformed", "replied with no chat completion")
-            case "no_text":
-                return _Failure("no_text", "replied without text", may_pass=False)
-            case _:
-                return found
+    def _session(self) -> aiohttp.ClientSession:
+        if self._opened is None:
+            self._opened = aiohttp.ClientSession(
+                connector=_connector(self._endpoint),
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+                # Requests of different people share the session: none may leave a trace in it.
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # A few packed bytes could be gigabytes.
+                auto_decompress=False,
+            )
+        return self._opened
 
-    def _error(self, failure: "_Failure", *, attempts: int) -> GenerationError:
-        tries = f" after {attempts} attempts" if attempts > 1 else ""
+    def _url(self, route: str) -> str:
+        return self._endpoint.base_url + route
+
+    def _error(self, failure: Failure) -> GenerationError:
+        tries = f" after {failure.attempts} attempts" if failure.attempts > 1 else ""
         remedy = f"; {failure.remedy}" if failure.remedy else ""
         where = f"{self._endpoint.base_url} (model {self._endpoint.model!r})"
         kind = EndpointError if failure.concerns_all else GenerationError
         return kind(f"{failure.reason}: {where} {failure.what}{tries}{remedy}.")
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """Why there is no usable text."""
-
-    reason: str
-    what: str
-    remedy: str = ""
-    may_pass: bool = True
-    """Whether another attempt may succeed."""
-    concerns_all: bool = False
-    """Whether every other request would meet it as well."""
-    retry_after_s: float | None = None
-
-    def pause_s(self, *, attempt: int) -> float:
-        """Seconds to wait before the next attempt."""
-        if self.retry_after_s is not None:
-            return self.retry_after_s
-        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (attempt - 1))
-        # Jitter: clients that were turned away together must not come back together.
-        return random.uniform(longest / 2, longest)
+_Piece = str | list[Completion] | Failure
+"""Of a reply: a text, or one of its two ends."""
 
 
-def failure_reason(exc: GenerationError) -> str:
-    """The short name of what went wrong: ``timeout``, ``deadline``, ``http_500``, ``refused``,
-    ``malformed``, ``no_text``, ``connection_lost``, or ``failed`` for what came from elsewhere."""
-    reason, colon, _ = str(exc).partition(":")
-    return reason if colon and reason.replace("_", "").isalnum() else "failed"
+async def _streamed(
+    response: aiohttp.ClientResponse, limits: Limits, most_bytes: int
+) -> AsyncGenerator[_Piece]:
+    """The texts in a stream of events, then its end."""
+    events, size = ChatEvents(), 0
+    while not events.done:
+        async with limits.next():
+            data = await response.content.readany()
+        if not data:
+            break
+        size += len(data)
+        fed = TOO_LARGE if size > most_bytes else events.feed(data)
+        if isinstance(fed, Failure):
+            yield fed
+            return
+        limits.begun = events.begun
+        if fed:
+            yield fed
+    await _drain(response)
+    end = events.end()
+    yield end if isinstance(end, Failure) else [end]
 
 
-def _api_key(endpoint: Endpoint) -> str:
+async def _read(
+    response: aiohttp.ClientResponse, limits: Limits, most_bytes: int
+) -> list[Completion] | Failure:
+    """The completions in a reply that comes as a whole."""
+    body = bytearray()
+    # Events are what there may be silence between; here there is only the end.
+    limits.begun = True
+    while True:
+        async with limits.next():
+            data = await response.content.readany()
+        if not data:
+            break
+        body += data
+        if len(body) > most_bytes:
+            return TOO_LARGE
+    return completions_of(bytes(body))
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Take the few bytes that may be left, so that the connection can be used again."""
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(_DRAIN_S):
+            for _ in range(_DRAIN_READS):
+                if not await response.content.readany():
+                    return
+
+
+def _connector(endpoint: Endpoint) -> aiohttp.TCPConnector:
+    """Looks at each address before it connects; proxies of the environment are not asked."""
+    if endpoint.networks is None:
+        return aiohttp.TCPConnector(limit=0)
+    reach = reach_of(endpoint.base_url, endpoint.networks)
+    return aiohttp.TCPConnector(limit=0, socket_factory=reach.open_socket)
+
+
+def _failure(exc: aiohttp.ClientError) -> Failure:
+    match exc:
+        case aiohttp.ClientConnectorError(os_error=ForbiddenAddress()):
+            return FORBIDDEN
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+            return REFUSED
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError():
+            return LOST
+        case _:
+            return MALFORMED
+
+
+def _told(end: _Piece) -> Attempt:
+    if isinstance(end, Failure):
+        return Attempt(end.reason, retry_after_s=end.retry_after_s)
+    assert not isinstance(end, str)
+    return Attempt(
+        "ok",
+        prompt_tokens=sum(one.prompt_tokens for one in end),
+        completion_tokens=sum(one.completion_tokens for one in end),
+    )
+
+
+def _headers(endpoint: Endpoint) -> dict[str, str]:
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
     if endpoint.api_key_env is None:
-        # The client insists on a key; servers that ask for none ignore it.
-        return "none"
+        return headers
     key = os.environ.get(endpoint.api_key_env, "").strip()
     if not key:
         raise ConfigError(
             f"{endpoint.base_url}: the environment variable {endpoint.api_key_env!r} named in "
             "api_key_env is not set; export it."
         )
-    return key
-
-
-def _body(model: str, messages: Messages, sampling: Sampling, *, n: int) -> dict[str, Any]:
-    parameters = openai_parameters(sampling)
-    extensions = parameters.pop("extra_body", {})
-    samples = {"n": n} if n > 1 else {}
-    return {"model": model, "messages": messages, **parameters, **samples, **extensions}
-
-
-def _tokens_at_most(messages: Messages, sampling: Sampling, *, n: int) -> int:
-    """No tokenizer makes more tokens of a text than it has bytes."""
-    texts = sum(len(message["content"].encode(errors="replace")) for message in messages)
-    return texts + _TOKENS_PER_MESSAGE * len(messages) + n * sampling.max_tokens
-
-
-def _told(result: list[Completion] | _Failure) -> Attempt:
-    if isinstance(result, _Failure):
-        return Attempt(result.reason, retry_after_s=result.retry_after_s)
-    return Attempt(
-        "ok",
-        prompt_tokens=sum(one.prompt_tokens for one in result),
-        completion_tokens=sum(one.completion_tokens for one in result),
-    )
-
-
-def _failure(exc: Exception, *, timeout_s: float) -> _Failure:
-    causes = _causes(exc)
-    match exc:
-        case openai.APIConnectionError() if _NEVER_CONNECTED & causes:
-            remedy = "start it or correct base_url"
-            return _Failure("refused", "does not answer", remedy, concerns_all=True)
-        case openai.APIConnectionError() if _LOST & causes:
-            return _Failure("connection_lost", "broke the connection")
-        case TimeoutError() | openai.APITimeoutError():
-            remedy = "raise timeout_s or ask less at a time"
-            return _Failure("timeout", f"gave no reply within {timeout_s:g} s", remedy)
-        case openai.APIStatusError(status_code=status) if status in _REFUSES_ALL:
-            what, _, remedy = _REFUSES_ALL[status].partition("; ")
-            return _Failure(f"http_{status}", what, remedy, may_pass=False, concerns_all=True)
-        case openai.APIStatusError(status_code=status, response=response):
-            return _Failure(
-                f"http_{status}",
-                f"replied with status {status}",
-                may_pass=status in _RETRIED_STATUS or status >= 500,
-                retry_after_s=_retry_after_s(response.headers),
-            )
-        case openai.APIConnectionError():
-            return _Failure("connection_lost", "broke the connection")
-        case _:
-            return _Failure("malformed", "replied with no chat completion")
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The ``Retry-After`` header, given in seconds or as a date."""
-    value = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    now = datetime.datetime.now(when.tzinfo)
-    return max(0.0, (when - now).total_seconds())
-
-
-def _causes(exc: BaseException) -> set[str]:
-    """The names of the exceptions behind ``exc``.
-
-    By name: which HTTP library the client stands on differs between its versions.
-    """
-    names, cause = set[str](), exc.__cause__ or exc.__context__
-    while cause is not None:
-        names.add(type(cause).__name__)
-        cause = cause.__cause__ or cause.__context__
-    return names
+    return {**headers, "Authorization": f"Bearer {key}"}

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +49,8 @@ class _Request:
     n: int
     seed: int
     stream: bool
+    counted: bool
+    """Whether a stream is to tell its tokens."""
 
 
 class _Refused(Exception):
@@ -255,7 +257,9 @@ def _parse(body: bytes) -> _Request:
         )
     if type(n) is not int or not 1 <= n <= _MAX_N or type(seed) is not int:
         raise _Refused(400, f"'n' must be 1 to {_MAX_N} and 'seed' an integer", "invalid_request")
-    return _Request(model, messages, n, seed, stream=bool(raw.get("stream")))
+    options = raw.get("stream_options")
+    counted = isinstance(options, dict) and bool(options.get("include_usage"))
+    return _Request(model, messages, n, seed, stream=bool(raw.get("stream")), counted=counted)
 
 
 def _replies(world: World, asked: _Request) -> list[str]:
@@ -270,8 +274,6 @@ def _replies(world: World, asked: _Request) -> list[str]:
 
 
 def _completion(asked: _Request, texts: list[str]) -> dict[str, Any]:
-    prompt_tokens = sum(len(message["content"].split()) for message in asked.messages)
-    completion_tokens = sum(len(text.split()) for text in texts)
     return {
         "id": "chatcmpl-simworld",
         "object": "chat.completion",
@@ -285,16 +287,22 @@ def _completion(asked: _Request, texts: list[str]) -> dict[str, Any]:
             }
             for index, text in enumerate(texts)
         ],
-        # Words: the simulation has no tokens.
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-        },
+        "usage": _usage(asked, texts),
     }
 
 
-def _events(asked: _Request, texts: list[str]) -> Iterator[bytes]:
+def _usage(asked: _Request, texts: list[str]) -> dict[str, int]:
+    """In words: the simulation has no tokens."""
+    prompt = sum(len(message["content"].split()) for message in asked.messages)
+    completion = sum(len(text.split()) for text in texts)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+
+
+async def _events(asked: _Request, texts: list[str]) -> AsyncIterator[bytes]:
     head = {
         "id": "chatcmpl-simworld",
         "object": "chat.completion.chunk",
@@ -310,6 +318,9 @@ def _events(asked: _Request, texts: list[str]) -> Iterator[bytes]:
             yield f"data: {json.dumps({**head, 'choices': [choice]})}\n\n".encode()
         last = {"index": index, "delta": {}, "finish_reason": "stop"}
         yield f"data: {json.dumps({**head, 'choices': [last]})}\n\n".encode()
+    if asked.counted:
+        usage = {**head, "choices": [], "usage": _usage(asked, texts)}
+        yield f"data: {json.dumps(usage)}\n\n".encode()
     yield b"data: [DONE]\n\n"
 
 

@@ -7,7 +7,20 @@ from pydantic import Discriminator, Field, Tag
 from aligner.config import StrictModel
 from aligner.generation import Sampling
 from aligner_serve.config.aligner import EngineConfig
-from aligner_serve.config.scaling import Scaling
+from aligner_serve.config.scaling import EngineScaling, Scaling
+
+
+class BreakerConfig(StrictModel):
+    """When an upstream that fails is left alone, and for how long."""
+
+    failures: int = Field(default=5, ge=1)
+    """In a row that open the breaker; what a request itself is to blame for is not counted."""
+
+    open_s: float = Field(default=5.0, gt=0)
+    """Until one request may try whether the upstream is back; doubles while it is not."""
+
+    longest_open_s: float = Field(default=60.0, gt=0)
+    """Where the doubling ends."""
 
 
 class _Upstream(StrictModel):
@@ -25,6 +38,9 @@ class _Upstream(StrictModel):
     fallbacks: tuple[str, ...] = ()
     """Upstreams that are asked in its place, in this order, while it fails."""
 
+    breaker: BreakerConfig = BreakerConfig()
+    """Spares requests the wait for an upstream that does not answer."""
+
 
 class ApiUpstream(_Upstream):
     """A model behind any OpenAI-compatible API."""
@@ -40,8 +56,17 @@ class ApiUpstream(_Upstream):
     api_key_env: str | None = None
     """Environment variable that holds the key; unset: the API asks for none."""
 
+    stream: bool = True
+    """Whether its API is asked for a stream, which tells a slow reply from one that hangs."""
+
     timeout_s: float = Field(default=60.0, gt=0)
     """For one attempt."""
+
+    first_token_timeout_s: float = Field(default=30.0, gt=0)
+    """For a stream to begin."""
+
+    idle_timeout_s: float = Field(default=15.0, gt=0)
+    """For a stream that has begun to go on."""
 
     max_attempts: int = Field(default=2, ge=1)
     """The first included; a request's deadline ends them all."""
@@ -56,12 +81,13 @@ class EngineUpstream(_Upstream):
     kind: Literal["vllm"]
 
     model: str
-    """Folder in Hugging Face's layout, chat template included; code it brings is never run."""
+    """Folder in Hugging Face's layout with a chat template, or an export that was trained to answer
+    questions, a folder or ``s3://``; code that a model brings is never run."""
 
     engine: EngineConfig = EngineConfig()
     """How it is run."""
 
-    scaling: Scaling = Scaling(max_ongoing_requests=32, num_cpus=1)
+    scaling: EngineScaling = EngineScaling()
     """Of its deployment."""
 
 

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from aligner.adapters.openai_http import OpenAIChat, failure_reason
+from aligner.adapters.openai_http import OpenAIChat
 from aligner.adapters.simworld_http import SimworldServer
 from aligner.errors import ConfigError, EndpointError, GenerationError
+from aligner.failures import failure_reason
 from aligner.generation import Attempt, Completion, Endpoint, Messages, Sampling, Settle
 
 T = TypeVar("T")
