@@ -78,15 +78,20 @@ class ReplyMessage(BaseModel):
     refusal: str | None = None
 
 
-class Choice(BaseModel):
-    """One answer."""
+class AnyChoice(BaseModel):
+    """One answer, in whatever form."""
 
     index: int
-    message: ReplyMessage
     logprobs: None = None
     finish_reason: FinishReason
     aligner: AlignerReport
     """The reply's own field ``aligner`` is that of the first choice."""
+
+
+class Choice(AnyChoice):
+    """One answer of a chat."""
+
+    message: ReplyMessage
 
 
 class ChatResponse(BaseModel):
@@ -101,14 +106,10 @@ class ChatResponse(BaseModel):
     aligner: AlignerReport
 
 
-class TextChoice(BaseModel):
-    """One answer, as plain text."""
+class TextChoice(AnyChoice):
+    """One answer as plain text."""
 
-    index: int
     text: str
-    logprobs: None = None
-    finish_reason: FinishReason
-    aligner: AlignerReport
 
 
 class CompletionResponse(BaseModel):
