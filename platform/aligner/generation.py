@@ -2,11 +2,18 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from aligner.config import StrictModel
+from aligner.networks import Network, reach_of
 from aligner.records import Turn
 
 Messages = list[dict[str, str]]
@@ -70,6 +77,9 @@ class Endpoint(StrictModel):
     deadline_s: float = Field(default=600.0, gt=0)
     """For one request over all its attempts and the pauses between them."""
 
+    networks: tuple[Network, ...] | None = None
+    """Networks besides the public ones that it may lie in; unset: anywhere."""
+
     @field_validator("base_url")
     @classmethod
     def _plain_url(cls, value: str) -> str:
@@ -78,6 +88,12 @@ class Endpoint(StrictModel):
         if "@" in value:
             raise ValueError("must hold no credentials; name the key's variable in api_key_env")
         return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _within_reach(self) -> Self:
+        if self.networks is not None:
+            reach_of(self.base_url, self.networks)
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from aligner.config import StrictModel
 from aligner.generation import Endpoint
 from aligner.tracking import TrackingConfig
+from aligner_serve.config.access import AccessConfig
 from aligner_serve.config.aligner import AlignerConfig, OwnEngine, SharedEngine
 from aligner_serve.config.names import Name
 from aligner_serve.config.release import Seat, challenger_of
@@ -22,7 +23,7 @@ class GraphConfig(StrictModel):
     """``aligner serve``: a gateway, one or more upstreams and one or more correctors."""
 
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on; anything but loopback needs ``access.keys``."""
 
     port: int = Field(default=8000, ge=1, le=65535)
     """Of the HTTP API."""
@@ -51,14 +52,18 @@ class GraphConfig(StrictModel):
     start_timeout_s: float = Field(default=300.0, gt=0)
     """For all deployments to be up; large weights need longer."""
 
-    shutdown_timeout_s: float = Field(default=30.0, ge=0)
-    """Given to requests in flight when the graph is stopped or updated."""
+    shutdown_timeout_s: float | None = Field(default=None, ge=0)
+    """Given to requests in flight where a replica is stopped or replaced; unset: a little more
+    than ``deadline_s``, so that the longest answer is finished."""
 
     gateway: Scaling = Scaling(target_ongoing_requests=64, max_ongoing_requests=256)
     """Of the gateway's deployment."""
 
     watch_s: float | None = Field(default=10.0, gt=0)
     """How often ``aligner serve`` looks whether an alias has moved; ``null``: never."""
+
+    access: AccessConfig = AccessConfig()
+    """Who may ask, and how much."""
 
     cache: str = "~/.cache/aligner/exports"
     """Folder for exports fetched from ``s3://``."""
@@ -98,6 +103,16 @@ class GraphConfig(StrictModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _others_need_a_key(self) -> Self:
+        if self.is_open_to_others and self.access.keys is None:
+            raise ValueError(
+                f"host={self.host} can be reached by other machines, and no key would be asked "
+                "for; make one with `aligner keys new` and name its file in access.keys, or "
+                "listen on 127.0.0.1"
+            )
+        return self
+
     def endpoint(self, name: str) -> Endpoint:
         """Where the upstream ``name``, one behind an API, is reached."""
         upstream = self.upstreams[name]
@@ -113,6 +128,7 @@ class GraphConfig(StrictModel):
             api_key_env=upstream.api_key_env,
             timeout_s=upstream.timeout_s,
             max_attempts=upstream.max_attempts,
+            networks=self.access.networks,
         )
 
     @property
@@ -131,6 +147,11 @@ class GraphConfig(StrictModel):
         if self.watch_s is None:
             return ()
         return tuple(name for name, seat in self.seats.items() if seat.source.moves)
+
+    @property
+    def drain_s(self) -> float:
+        """How long a replica that is to end may take for the requests it has."""
+        return self.deadline_s + 5.0 if self.shutdown_timeout_s is None else self.shutdown_timeout_s
 
     def engine_of(self, aligner: str) -> OwnEngine:
         """The engine that decodes for ``aligner``, its own or another's."""
