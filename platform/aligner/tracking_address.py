@@ -5,6 +5,7 @@ import re
 import socket
 import sqlite3
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,14 @@ from aligner.errors import ConfigError, TrackingAway, TrackingError
 
 _CONNECT_TIMEOUT_S: Final = 5.0
 _SQLITE_PREFIX: Final = "sqlite:///"
+_SERVER_TROUBLE: Final = 500
+_PASSING: Final = (
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+)
 _PORTS: Final = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 
 
@@ -64,3 +73,37 @@ def _require_database(path: Path) -> None:
             f"tracking.uri: the database {path} cannot be used ({reason}); "
             "end the program that holds it, or choose another file."
         ) from None
+
+
+@contextlib.contextmanager
+def sentences(uri: str) -> Iterator[None]:
+    """Turn what MLflow raises into one sentence.
+
+    Raises:
+        TrackingAway: It may work later.
+        TrackingError: It will not.
+    """
+    try:
+        yield
+    except Exception as exc:
+        # By module: MLflow lets its database library's errors through in some places, and that
+        # library is not ours to import.
+        if not type(exc).__module__.startswith(("mlflow.", "sqlalchemy.", "requests.")):
+            raise
+        text = str(exc).strip() or type(exc).__name__
+        reason = redacted(text.splitlines()[0]).rstrip(".")[:300]
+        raise (TrackingAway if _passes(exc) else TrackingError)(
+            f"{uri}: the tracking server refused or failed ({reason}); "
+            "check that it runs and that its version fits, then run again."
+        ) from None
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the same request may succeed later: nobody answered, or the server was in trouble.
+
+    MLflow gives what went wrong on the way the code of an internal error.
+    """
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return status >= _SERVER_TROUBLE
+    return getattr(error, "error_code", _PASSING[0]) in _PASSING

@@ -21,6 +21,7 @@ from aligner_serve.config.upstream import ApiUpstream, EngineUpstream
 from aligner_serve.corrector import Corrector, Served
 from aligner_serve.engines import bundles
 from aligner_serve.replica import GatewayReplica
+from aligner_serve.tracing import Tracer
 from aligner_serve.upstream import Upstream
 from aligner_serve.upstream_engine import UpstreamEngine
 
@@ -51,8 +52,18 @@ def build_with(
     gateway = serve.deployment(name="gateway", **options)
     replica = gateway(serve.ingress()(GatewayReplica))
     application: Application = _pinned(replica, "gateway").bind(
-        config.model_dump(mode="json"), upstreams, correctors
+        config.model_dump(mode="json"), upstreams, correctors, _tracer(config)
     )
+    return application
+
+
+def _tracer(config: GraphConfig) -> Application | None:
+    """What sends traces, where any are wanted: one replica, for its loss costs traces alone."""
+    if not config.observing.trace_share:
+        return None
+    deployment = serve.deployment(name="tracer", **_options(config, Scaling()))
+    # As Python: as JSON the address goes without its password.
+    application: Application = deployment(Tracer).bind(config.tracking.model_dump())
     return application
 
 
@@ -146,6 +157,8 @@ def _options(config: GraphConfig, scaling: Scaling) -> dict[str, Any]:
         "max_surge_percent": 100,
         "max_constructor_retry_count": 2,
         "backpressure_config": {"status_code": 429, "retry_after_s": 1},
+        # A line of ours tells of each request; Serve's own would tell it twice, without outcome.
+        "logging_config": {"encoding": "JSON", "enable_access_log": False},
     }
 
 

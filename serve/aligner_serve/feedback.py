@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from aligner.feedback import FeedbackRow, SaidTurn
 from aligner_serve import responses
-from aligner_serve.config import GraphConfig
+from aligner_serve.config.graph import GraphConfig
 from aligner_serve.feedback_store import FeedbackStore
 from aligner_serve.wire import PastTurn
 

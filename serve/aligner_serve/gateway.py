@@ -174,7 +174,7 @@ class Gateway:
             for one in asked
             for turn in range(request.choices)
         ]
-        said = partial(self._ended, route, request.model, context)
+        said = partial(self._ended, route, request.model, context, asked)
         shown = request.aligner.include_original and self._may_show(stack)
         if request.stream:
             choices = [
@@ -248,7 +248,7 @@ class Gateway:
         steps = [self._step(one, asked, stream=False) for one in self._aligners[name]]
         terms = Terms(self.config.deadline_s)
         end = await respond(ask, steps, upstream="", terms=terms)
-        self._ended("corrections", name, context, end, shown=False)
+        self._ended("corrections", name, context, [asked], end, shown=False)
         return end
 
     def _corrected(self, end: Reply, name: str) -> replies.CorrectionResponse:
@@ -263,7 +263,14 @@ class Gateway:
         )
 
     def _ended(
-        self, route: Route, model: str, context: Context, end: Reply | Trouble, *, shown: bool
+        self,
+        route: Route,
+        model: str,
+        context: Context,
+        asked: Sequence[_Asked],
+        end: Reply | Trouble,
+        *,
+        shown: bool,
     ) -> replies.AlignerReport | None:
         """Tell the telemetry of ``end``, and make what the client is told of it."""
         told = report(end, shown=shown) if isinstance(end, Reply) else None
@@ -275,6 +282,7 @@ class Gateway:
                 caller=context.caller,
                 end=end,
                 similarity=told.similarity if told else None,
+                question="\n\n".join(one.question for one in asked),
             )
         )
         return told

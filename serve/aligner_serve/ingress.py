@@ -12,8 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aligner_serve import replies, responses, wire
+from aligner_serve.feedback import Feedback, FeedbackRequest, FeedbackResponse
 from aligner_serve.gateway import Context, Gateway
+from aligner_serve.metrics_page import CONTENT_TYPE
 from aligner_serve.pipeline import BUSY, Trouble
+from aligner_serve.seeing import Seeing
+from aligner_serve.watching import Watch
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -42,8 +46,9 @@ def context_of(request: Request) -> Context:
 Known = Annotated[Context, Depends(context_of)]
 
 
-def build_api(gateway: Gateway) -> FastAPI:
-    """The routes over ``gateway``."""
+def build_api(gateway: Gateway, seeing: Seeing | None = None) -> FastAPI:
+    """The routes over ``gateway``; without ``seeing`` nothing is seen and no feedback kept."""
+    seeing = seeing or Seeing()
     api = FastAPI(
         title="Aligner gateway",
         version="1",
@@ -52,9 +57,13 @@ def build_api(gateway: Gateway) -> FastAPI:
         redoc_url=None,
     )
     _add_models(api, gateway)
+    _add_feedback(api, gateway, seeing)
     _add_health(api, gateway)
+    _add_metrics(api, seeing)
     _add_error_handlers(api)
     api.add_middleware(Admission, limit=gateway.config.gateway.max_ongoing_requests)
+    paths = frozenset(str(getattr(route, "path", "")) for route in api.routes)
+    api.add_middleware(Watch, watcher=seeing.watcher, ongoing=seeing.ongoing, routes=paths)
     api.add_middleware(RequestId)
     return api
 
@@ -92,6 +101,26 @@ def _add_models(api: FastAPI, gateway: Gateway) -> None:
         return replies.ModelList(
             data=[replies.ModelCard(id=name, created=started) for name in names]
         )
+
+
+def _add_feedback(api: FastAPI, gateway: Gateway, seeing: Seeing) -> None:
+    feedback = Feedback(gateway.config, seeing.feedback)
+    full = {"model": replies.ErrorResponse, "description": "There is no room for more"}
+
+    @api.post("/v1/feedback", response_model=FeedbackResponse, responses={**_ERRORS, 507: full})
+    async def give_feedback(request: FeedbackRequest, known: Known) -> Response:
+        return await feedback.take(request, caller=known.caller)
+
+
+def _add_metrics(api: FastAPI, seeing: Seeing) -> None:
+    text: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+    }
+
+    @api.get("/metrics", response_class=Response, responses=text)
+    async def metrics() -> Response:
+        page = b"" if seeing.metrics is None else await seeing.metrics()
+        return Response(page, media_type=CONTENT_TYPE)
 
 
 def _add_health(api: FastAPI, gateway: Gateway) -> None:

@@ -12,14 +12,18 @@ from aligner_serve.config.release import Canary, Shadow, challenger_of
 from aligner_serve.gateway import AskableCorrector, Gateway
 from aligner_serve.handles import CorrectorHandle, UpstreamHandle
 from aligner_serve.ingress import build_api
-from aligner_serve.telemetry import RayTelemetry
+from aligner_serve.observing import Observing
 
 
 class GatewayReplica:
     """One process of the gateway; Serve asks it for its routes."""
 
     def __init__(
-        self, config: dict[str, Any], upstreams: dict[str, Any], correctors: dict[str, Any]
+        self,
+        config: dict[str, Any],
+        upstreams: dict[str, Any],
+        correctors: dict[str, Any],
+        tracer: Any | None = None,
     ) -> None:
         """``config`` is a dumped :class:`GraphConfig`; the others are Serve's handles.
 
@@ -27,16 +31,19 @@ class GatewayReplica:
         """
         parsed = GraphConfig.model_validate(config)
         handles = {name: UpstreamHandle(handle) for name, handle in upstreams.items()}
+        breakers = breakers_of(parsed)
+        self._observing = Observing(parsed, breakers, tracer)
         self._gateway = Gateway(
             parsed,
-            upstreams=with_fallbacks(parsed, handles, breakers_of(parsed)),
+            upstreams=with_fallbacks(parsed, handles, breakers),
             correctors=_routed(parsed, correctors),
-            telemetry=RayTelemetry(),
+            telemetry=self._observing.telemetry,
         )
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the replica starts."""
-        return build_api(self._gateway)
+        self._observing.start()
+        return build_api(self._gateway, self._observing.seeing)
 
 
 def _routed(config: GraphConfig, seats: dict[str, Any]) -> dict[str, AskableCorrector]:

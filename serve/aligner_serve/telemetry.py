@@ -1,11 +1,14 @@
-"""What the gateway counts, on Ray's metrics endpoint; a few names, a few label values."""
+"""What is known of a request when it has ended, and who hears of it.
 
+Two things end: each choice, with an outcome, and the HTTP request around all of them. Nobody who
+hears of them may keep the request waiting.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from aligner_serve.pipeline import Reply, Trouble
-
-_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +25,43 @@ class Ended:
     end: Reply | Trouble
     similarity: float | None = None
     """Of answer and correction, where it was computed."""
+    question: str = ""
+    """What was asked; several prompts of one request have a blank line between."""
+
+    @property
+    def outcome(self) -> str:
+        """``corrected``, ``unchanged``, ``passthrough``, ``blocked`` or ``error``."""
+        return self.end.outcome if isinstance(self.end, Reply) else "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An HTTP request after its last byte."""
+
+    request_id: str
+    route: str
+    """Path of a route of the API; ``other`` for every other one."""
+    status: int
+    """499 where the client went away before the end."""
+    started_at: float
+    """Unix time in seconds."""
+    ms: float
+    ends: tuple[Ended, ...] = ()
+    """Its choices that came to an end; none for requests that were refused."""
 
 
 class Telemetry(Protocol):
-    """Hears of every request's end."""
+    """Hears of every choice's end."""
 
     def ended(self, record: Ended) -> None:
         """Count it."""
+
+
+class Watcher(Protocol):
+    """Hears of every HTTP request's end."""
+
+    def answered(self, record: Answered) -> None:
+        """Count it, write it down, pass it on."""
 
 
 class Silent:
@@ -37,31 +70,18 @@ class Silent:
     def ended(self, record: Ended) -> None:
         """Do nothing."""
 
+    def answered(self, record: Answered) -> None:
+        """Do nothing."""
 
-class RayTelemetry:
-    """Counts with ``ray.util.metrics``."""
 
-    def __init__(self) -> None:
-        """Register the metrics of this process."""
-        from ray.util import metrics
+class Watchers:
+    """Several who hear of the same."""
 
-        self._requests: Any = metrics.Counter(
-            "aligner_requests",
-            "Requests by outcome (corrected, unchanged, passthrough, blocked, error) and reason.",
-            ("model", "outcome", "reason"),
-        )
-        self._seconds: Any = metrics.Histogram(
-            "aligner_stage_seconds",
-            "Seconds in each stage of a request.",
-            list(_SECONDS),
-            ("stage", "name"),
-        )
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        """In the order in which they hear of it."""
+        self._watchers = tuple(watchers)
 
-    def ended(self, record: Ended) -> None:
-        """Count the outcome and the seconds of each stage."""
-        end = record.end
-        outcome = end.outcome if isinstance(end, Reply) else "error"
-        tags = {"model": record.model, "outcome": outcome, "reason": end.reason or ""}
-        self._requests.inc(tags=tags)
-        for stage in end.stages:
-            self._seconds.observe(stage.ms / 1000, tags={"stage": stage.stage, "name": stage.name})
+    def answered(self, record: Answered) -> None:
+        """Tell all of them."""
+        for watcher in self._watchers:
+            watcher.answered(record)

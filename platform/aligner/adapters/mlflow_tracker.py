@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from aligner.errors import ConfigError, DataError, TrackingAway, TrackingError
+from aligner.errors import ConfigError, DataError, TrackingError
 from aligner.manifest import Manifest, provenance
 from aligner.tracking import ModelVersion, TrackingConfig
-from aligner.tracking_address import redacted, require_answer
+from aligner.tracking_address import redacted, require_answer, sentences
 
 LATEST: Final = "latest"
 
@@ -30,14 +30,6 @@ _MAX_PARAMS: Final = 100
 _MAX_TAG_CHARS: Final = 8000
 _EXPERIMENT_KIND: Final = "custom_model_development"
 """MLflow's pages begin with runs and their curves, not with traces of chats."""
-_SERVER_TROUBLE: Final = 500
-_PASSING: Final = (
-    "INTERNAL_ERROR",
-    "TEMPORARILY_UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "REQUEST_LIMIT_EXCEEDED",
-    "RESOURCE_EXHAUSTED",
-)
 
 
 class MlflowRun:
@@ -61,7 +53,7 @@ class MlflowRun:
         """
         from mlflow.entities import Param
 
-        with _sentences(self._uri):
+        with sentences(self._uri):
             known = self._client.get_run(self._run_id).data.params
             new = [
                 Param(key, value[:_MAX_VALUE_CHARS])
@@ -79,7 +71,7 @@ class MlflowRun:
 
         at_ms = int(time.time() * 1000) if at_ms is None else at_ms
         entries = [Metric(_key(name), float(v), at_ms, step) for name, v in metrics.items()]
-        with _sentences(self._uri):
+        with sentences(self._uri):
             for start in range(0, len(entries), _MAX_METRICS):
                 self._client.log_batch(self._run_id, metrics=entries[start : start + _MAX_METRICS])
 
@@ -93,7 +85,7 @@ class MlflowRun:
         file = f"{_key(name)}.json"
         columns = list(rows[0]) if rows else []
         table = {"columns": columns, "data": [[row[c] for c in columns] for row in rows]}
-        with _sentences(self._uri):
+        with sentences(self._uri):
             self._client.log_dict(self._run_id, table, file)
             shown = json.loads(self._client.get_run(self._run_id).data.tags.get(TABLES, "[]"))
             if (entry := {"path": file, "type": "table"}) not in shown:
@@ -106,7 +98,7 @@ class MlflowRun:
     def log_artifact(self, path: Path, *, folder: str | None = None) -> None:
         """Copy one file (or a folder's files) into the run."""
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        with _sentences(self._uri):
+        with sentences(self._uri):
             log(self._run_id, str(path), folder)
 
     def log_dataset(self, manifest: Manifest, uri: str, *, context: str) -> None:
@@ -127,7 +119,7 @@ class MlflowRun:
             InputTag("mlflow.data.context", context),
             InputTag("content_hash", manifest.content_hash),
         ]
-        with _sentences(self._uri):
+        with sentences(self._uri):
             self._client.log_inputs(self._run_id, [DatasetInput(dataset, tags)])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -135,13 +127,13 @@ class MlflowRun:
         from mlflow.entities import RunTag
 
         entries = [RunTag(_key(name), str(value)) for name, value in tags.items()]
-        with _sentences(self._uri):
+        with sentences(self._uri):
             for start in range(0, len(entries), _MAX_PARAMS):
                 self._client.log_batch(self._run_id, tags=entries[start : start + _MAX_PARAMS])
 
     def history(self) -> Mapping[str, Mapping[int, float]]:
         """Every number logged so far: one request for each name."""
-        with _sentences(self._uri):
+        with sentences(self._uri):
             names = self._client.get_run(self._run_id).data.metrics
             found = {name: self._client.get_metric_history(self._run_id, name) for name in names}
         return {name: {one.step: one.value for one in values} for name, values in found.items()}
@@ -161,8 +153,13 @@ class MlflowTracker:
         self._uri, self._address = redacted(config.uri), config.uri
         self.require_answer()
         self._client = _client(config.uri)
-        with _sentences(self._uri):
+        with sentences(self._uri):
             self._experiment_id = self._experiment(config)
+
+    @property
+    def experiment_id(self) -> str:
+        """Of the experiment that runs and traces are put into."""
+        return self._experiment_id
 
     def require_answer(self) -> None:
         """Look whether the server can be reached, within seconds.
@@ -204,7 +201,7 @@ class MlflowTracker:
 
         An interrupt (Ctrl-C) ends it as killed.
         """
-        with _sentences(self._uri):
+        with sentences(self._uri):
             if run_id is None:
                 run_id = self._create_run(name, parent_run_id)
             else:
@@ -235,7 +232,7 @@ class MlflowTracker:
         return str(run.info.run_id)
 
     def _end(self, run_id: str, status: str) -> None:
-        with _sentences(self._uri):
+        with sentences(self._uri):
             self._client.set_terminated(run_id, status=status)
 
     def register(
@@ -244,7 +241,7 @@ class MlflowTracker:
         """Add a version of model ``name`` whose files stand at ``source``, once for each run."""
         from mlflow.exceptions import MlflowException
 
-        with _sentences(self._uri):
+        with sentences(self._uri):
             for known in self._client.search_model_versions(f"run_id='{run_id}'"):
                 if (known.name, known.source) == (name, _absolute(source)):
                     return _model_version(known)
@@ -266,7 +263,7 @@ class MlflowTracker:
             DataError: There is no such model, version or alias.
         """
         wanted = version_or_alias.removeprefix("@")
-        with _sentences(self._uri):
+        with sentences(self._uri):
             if wanted == LATEST:
                 found = self._newest(name)
             elif wanted.isdecimal():
@@ -281,12 +278,12 @@ class MlflowTracker:
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point ``alias`` to ``version``."""
-        with _sentences(self._uri):
+        with sentences(self._uri):
             self._client.set_registered_model_alias(name, alias, version)
 
     def set_version_tags(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Tag a version."""
-        with _sentences(self._uri):
+        with sentences(self._uri):
             for key, value in tags.items():
                 self._client.set_model_version_tag(name, version, key, str(value))
 
@@ -310,7 +307,7 @@ class MlflowTracker:
 
     def _has(self, name: str) -> str:
         """A remedy: what there is of model ``name``."""
-        with _sentences(self._uri):
+        with sentences(self._uri):
             newest = self._newest(name)
             if newest is None:
                 return "no such model is registered, train and register one or correct the name."
@@ -334,37 +331,8 @@ def _client(uri: str) -> Any:
         ("alembic", logging.WARNING),
     ):
         logging.getLogger(name).setLevel(level)
-    with _sentences(redacted(uri)):
+    with sentences(redacted(uri)):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-@contextlib.contextmanager
-def _sentences(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises into one sentence."""
-    try:
-        yield
-    except Exception as exc:
-        # By module: MLflow lets its database library's errors through in some places, and that
-        # library is not ours to import.
-        if not type(exc).__module__.startswith(("mlflow.", "sqlalchemy.", "requests.")):
-            raise
-        text = str(exc).strip() or type(exc).__name__
-        reason = redacted(text.splitlines()[0]).rstrip(".")[:300]
-        raise (TrackingAway if _passes(exc) else TrackingError)(
-            f"{uri}: the tracking server refused or failed ({reason}); "
-            "check that it runs and that its version fits, then run again."
-        ) from None
-
-
-def _passes(error: Exception) -> bool:
-    """Whether the same request may succeed later: nobody answered, or the server was in trouble.
-
-    MLflow gives what went wrong on the way the code of an internal error.
-    """
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(status, int):
-        return status >= _SERVER_TROUBLE
-    return getattr(error, "error_code", _PASSING[0]) in _PASSING
 
 
 def _model_version(version: Any) -> ModelVersion:

@@ -10,7 +10,9 @@ from aligner.generation import Endpoint
 from aligner.tracking import TrackingConfig
 from aligner_serve.config.access import AccessConfig
 from aligner_serve.config.aligner import AlignerConfig, OwnEngine, SharedEngine
+from aligner_serve.config.feedback import FeedbackConfig
 from aligner_serve.config.names import Name
+from aligner_serve.config.observing import ObservingConfig
 from aligner_serve.config.release import Seat, challenger_of
 from aligner_serve.config.scaling import Scaling
 from aligner_serve.config.upstream import ApiUpstream, Upstream
@@ -65,6 +67,12 @@ class GraphConfig(StrictModel):
     access: AccessConfig = AccessConfig()
     """Who may ask, and how much."""
 
+    observing: ObservingConfig = ObservingConfig()
+    """Traces, log and prices."""
+
+    feedback: FeedbackConfig | None = None
+    """Where ``/v1/feedback`` keeps what users say; unset: it is not taken."""
+
     cache: str = "~/.cache/aligner/exports"
     """Folder for exports fetched from ``s3://``."""
 
@@ -88,6 +96,12 @@ class GraphConfig(StrictModel):
                     raise ValueError(
                         f"stacks: {name!r} is no aligner; there are: {', '.join(self.aligners)}"
                     )
+        for name in self.observing.prices:
+            if name not in self.upstreams and name not in self.aligners:
+                raise ValueError(
+                    f"observing.prices: {name!r} is neither an upstream nor an aligner; there are: "
+                    f"{', '.join([*self.upstreams, *self.aligners])}"
+                )
         return self
 
     @model_validator(mode="after")
