@@ -32,6 +32,11 @@ def admitted(breaker: Breaker) -> int:
     return era
 
 
+def state_of(breaker: Breaker) -> str:
+    # Through a function: mypy takes a property that was compared for one that stays so.
+    return breaker.state
+
+
 def fail(breaker: Breaker, times: int = 1, retry_after_s: float = 0.0) -> None:
     for _ in range(times):
         breaker.failed(admitted(breaker), "timeout", retry_after_s)
@@ -41,22 +46,22 @@ def test_failures_in_a_row_open_it(breaker: Breaker) -> None:
     fail(breaker, 2)
     breaker.succeeded(admitted(breaker))
     fail(breaker, 2)
-    assert breaker.state == "closed"
+    assert state_of(breaker) == "closed"
     fail(breaker)
-    assert (breaker.state, breaker.retry_after_s) == ("open", 5.0)
+    assert (state_of(breaker), breaker.retry_after_s) == ("open", 5.0)
     assert breaker.admit() is None
 
 
 def test_after_a_while_one_request_tries_and_closes_it(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now += 5.0
-    assert breaker.state == "half_open"
+    assert state_of(breaker) == "half_open"
     trial = admitted(breaker)
     assert breaker.admit() is None
     breaker.succeeded(trial)
-    assert breaker.state == "closed"
+    assert state_of(breaker) == "closed"
     fail(breaker, 2)
-    assert breaker.state == "closed"
+    assert state_of(breaker) == "closed"
 
 
 def test_a_trial_that_fails_keeps_it_open_for_twice_as_long_up_to_a_limit(
@@ -82,7 +87,7 @@ def test_a_trial_that_comes_to_nothing_leaves_the_next_one_to_try(
     clock.now += 5.0
     breaker.unknown(admitted(breaker))
     breaker.succeeded(admitted(breaker))
-    assert breaker.state == "closed"
+    assert state_of(breaker) == "closed"
 
 
 def test_requests_from_before_it_opened_have_no_say(breaker: Breaker, clock: Clock) -> None:
@@ -91,14 +96,14 @@ def test_requests_from_before_it_opened_have_no_say(breaker: Breaker, clock: Clo
     clock.now += 4.0
     breaker.failed(slow[0], "timeout")
     breaker.succeeded(slow[1])
-    assert (breaker.state, breaker.retry_after_s) == ("open", 1.0)
+    assert (state_of(breaker), breaker.retry_after_s) == ("open", 1.0)
     clock.now += 1.0
     trial = admitted(breaker)
     breaker.failed(slow[2], "timeout")
     breaker.unknown(slow[3])
     assert breaker.admit() is None
     breaker.succeeded(trial)
-    assert breaker.state == "closed"
+    assert state_of(breaker) == "closed"
 
 
 def test_an_upstream_that_says_how_long_is_left_alone_for_so_long(breaker: Breaker) -> None:
