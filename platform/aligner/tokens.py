@@ -69,6 +69,23 @@ def encode_prompt(
     return encode_text(text, add_bos=template.add_bos, tokenizer=tokenizer)
 
 
+def encode_question(
+    question: str,
+    history: tuple[Turn, ...] = (),
+    *,
+    question_prompt: str,
+    template: PromptTemplate,
+    tokenizer: Tokenizer,
+) -> list[int]:
+    """P ids of a prompt without an answer, for an upstream that this project has trained.
+
+    ``question_prompt`` holds ``{question}`` once; earlier turns stand in front of the question.
+    """
+    begin, end = question_prompt.split("{question}")
+    text = f"{begin}{template.render_history(history)}{question}{end}"
+    return encode_text(text, add_bos=template.add_bos, tokenizer=tokenizer)
+
+
 def encode_text(text: str, *, add_bos: bool, tokenizer: Tokenizer) -> list[int]:
     """Ids of a prompt's text, behind the beginning of a sequence if the tokenizer has one."""
     ids = tokenizer.encode(text)

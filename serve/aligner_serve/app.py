@@ -174,7 +174,7 @@ def _autoscaling(scaling: Scaling) -> dict[str, Any]:
         "upscale_delay_s": scaling.upscale_delay_s,
         "downscale_delay_s": scaling.downscale_delay_s,
         "policy": {
-            "policy_function": f"{scaling_policy.__name__}:{scaling_policy.RequestsAndTokens.__name__}",
+            "policy_function": scaling_policy.PATH,
             "policy_kwargs": {"target_queued_tokens": tokens},
         },
     }

@@ -5,13 +5,11 @@ gets token ids and gives token ids back: a special token's name in a user's text
 what is decoded is exactly what training encoded.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from aligner.adapters.hf_tokenizer import HfTokenizer
 from aligner.prompt import PromptTemplate
@@ -31,9 +29,6 @@ from aligner_serve.pipeline import (
     Usage,
 )
 from aligner_serve.scaling_policy import QUEUED_TOKENS
-
-OWN: Final = ""
-"""The aligner that an engine is set up for, among those that it decodes for."""
 
 Served = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 """One aligner as plain data: a ``Release``, an ``AlignerConfig`` and a ``Probe``, all dumped."""
@@ -69,27 +64,38 @@ class Corrector:
     """One replica with one engine, which decodes for one aligner or, by adapters, for several."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, own: Served, cache: str, guests: dict[str, Served]
+        self, served: dict[str, Served], cache: str
     ) -> None:
-        """``guests`` are the other aligners that the engine of ``own`` decodes for, by name.
+        """``served`` are the aligners by name; how the engine is set up is said by the first.
 
         Raises:
             DataError: An export is not to be had, or a file differs from its manifest.
             ContractMismatch: An adapter was trained on another model than the engine's.
             GateRefused: A version does not pass its probe.
         """
-        served = {OWN: own, **guests}
         self._aligners = {
             name: _Aligner.open(released, aligner, cache=cache)
             for name, (released, aligner, _) in served.items()
         }
-        settings = self._aligners[OWN].config.engine
+        first = next(iter(self._aligners.values()))
+        settings = first.config.engine
         assert isinstance(settings, OwnEngine)
         self._context = min(
             release.require_context(one.weights, settings.max_model_len_tokens)
             for one in self._aligners.values()
         )
-        self._engine = self._with_weights(settings, cache=cache)
+        folder, added = first.weights.folder, dict[str, Path]()
+        if settings.base is not None:
+            folder = adapters.base_folder(settings.base, cache=cache)
+            exports = {one.version: one.weights for one in self._aligners.values()}
+            added = adapters.folders(exports, base=folder)
+        self._engine = Engine(
+            folder,
+            settings,
+            context_tokens=self._context,
+            num_cpus=first.config.scaling.num_cpus,
+            adapters=added,
+        )
         await self._engine.start()
         for name, (_, _, examined) in served.items():
             await self._examine(name, probe.Probe.model_validate(examined))
@@ -109,19 +115,19 @@ class Corrector:
 
     async def correct(
         self,
+        aligner: str,
         question: str,
         answer: str,
         history: tuple[Turn, ...],
         deadline_s: float,
         stream: bool,
-        aligner: str = OWN,
     ) -> AsyncGenerator[Piece]:
         """Decode one correction; without ``stream`` its text comes as a single delta."""
         one = self._aligners[aligner]
         prompt = encode_prompt(
             question, answer, history, template=one.template, tokenizer=one.tokenizer
         )
-        length = len(one.tokenizer.encode(answer))
+        length = len(one.tokenizer.encode(one.template.frame.escape(answer)))
         room = release.room_tokens(
             prompt=len(prompt),
             answer=length,
@@ -146,30 +152,12 @@ class Corrector:
             async for piece in pieces:
                 yield piece
 
-    def _with_weights(self, settings: OwnEngine, *, cache: str) -> Engine:
-        """Set up, not started: the export's own weights, or a base with everybody's adapters."""
-        own = self._aligners[OWN]
-        folder, added = own.weights.folder, dict[str, Path]()
-        if settings.base is not None:
-            folder = adapters.base_folder(settings.base, cache=cache)
-            exports = {one.version: one.weights for one in self._aligners.values()}
-            added = adapters.folders(exports, base=folder)
-        return Engine(
-            folder,
-            settings,
-            context_tokens=self._context,
-            num_cpus=own.config.scaling.num_cpus,
-            adapters=added,
-        )
-
     async def _examine(self, name: str, examined: probe.Probe) -> None:
         one = self._aligners[name]
 
-        def correct(
-            question: str, answer: str, history: tuple[Turn, ...]
-        ) -> AsyncGenerator[Piece]:
+        def correct(question: str, answer: str, history: tuple[Turn, ...]) -> AsyncGenerator[Piece]:
             limit_s = one.config.timeout_s
-            return self.correct(question, answer, history, limit_s, False, aligner=name)
+            return self.correct(name, question, answer, history, limit_s, False)
 
         await probe.examine(correct, examined, version=one.version)
 
@@ -178,6 +166,7 @@ async def _correction(
     decoded: AsyncGenerator[Any], aligner: _Aligner, *, prompt_tokens: int
 ) -> AsyncGenerator[Piece]:
     """Text from tokens, as training made tokens from text."""
+    frame = aligner.template.frame
     ids: list[int] = []
     sent, finish = 0, None
     async with aclosing(decoded):
@@ -187,9 +176,12 @@ async def _correction(
                 return
             finish = chunk.finish
             ids += [i for i in chunk.ids if i != aligner.tokenizer.eos_token_id]
-            text = aligner.tokenizer.decode(ids)
+            written = aligner.tokenizer.decode(ids)
             # A character of several bytes may be half there.
-            if len(text) > sent and (finish or not text.endswith("\N{REPLACEMENT CHARACTER}")):
+            if not finish and written.endswith("\N{REPLACEMENT CHARACTER}"):
+                continue
+            text = frame.unescape(written) if finish else frame.settled(written)
+            if len(text) > sent:
                 yield Delta(text[sent:])
                 sent = len(text)
     if finish == "stop":

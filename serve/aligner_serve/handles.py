@@ -29,11 +29,11 @@ class UpstreamHandle:
 
 
 class CorrectorHandle:
-    """A :class:`~aligner_serve.corrector.Corrector` elsewhere in the cluster."""
+    """One aligner of a :class:`~aligner_serve.corrector.Corrector` elsewhere in the cluster."""
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, aligner: str) -> None:
         """``handle`` is a Ray Serve ``DeploymentHandle``."""
-        self._handle = handle
+        self._handle, self._aligner = handle, aligner
 
     def correct(
         self,
@@ -46,7 +46,11 @@ class CorrectorHandle:
     ) -> AsyncGenerator[Piece]:
         """One correction; closing the generator cancels it there."""
         handle, turns = self._handle.options(stream=True), tuple(history)
-        return _pieces(lambda: handle.correct.remote(question, answer, turns, stream))
+        return _pieces(
+            lambda: handle.correct.remote(
+                self._aligner, question, answer, turns, deadline_s, stream
+            )
+        )
 
     async def check_health(self) -> bool:
         """Whether a replica answers and its engine runs."""

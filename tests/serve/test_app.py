@@ -2,18 +2,48 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ray import serve
+from ray.serve.config import AutoscalingConfig
 
-from aligner_serve import app, corrector
-from aligner_serve.config.aligner import AlignerConfig
+from aligner_serve import app, probe, release
 from aligner_serve.config.graph import GraphConfig
-from aligner_serve.config.scaling import Scaling
+from aligner_serve.config.scaling import EngineScaling, Scaling
 
 
-def aligner(**changes: object) -> AlignerConfig:
-    raw = {"source": {"kind": "path", "uri": "nowhere"}, **changes}
-    return AlignerConfig.model_validate(raw)
+def aligner(**changes: object) -> dict[str, object]:
+    return {"source": {"kind": "path", "uri": "nowhere"}, **changes}
+
+
+def graph(**changes: object) -> GraphConfig:
+    raw = {
+        "base_url": "http://127.0.0.1:9/v1",
+        "upstreams": {"api": {}},
+        "aligners": {"first": aligner()},
+        **changes,
+    }
+    return GraphConfig.model_validate(raw)
+
+
+def deployments(config: GraphConfig) -> dict[str, Any]:
+    """Of the application for ``config``, by name."""
+    released = release.Release(version="1", uri="u", content_hash="h", prompt_fingerprint="f" * 12)
+    built: Any = app.build_with(
+        config,
+        dict.fromkeys(config.seats, released),
+        dict.fromkeys(config.aligners, probe.Probe()),
+    )
+    found: dict[str, Any] = {}
+    waiting = [built]
+    while waiting:
+        deployment = waiting.pop()._bound_deployment
+        found[deployment.name] = deployment
+        for bound in [*deployment.init_args, *deployment.init_kwargs.values()]:
+            waiting += bound.values() if isinstance(bound, dict) else [bound]
+        waiting = [one for one in waiting if isinstance(one, serve.Application)]
+    return found
 
 
 def test_serve_will_validate_our_config() -> None:
@@ -21,47 +51,58 @@ def test_serve_will_validate_our_config() -> None:
     assert inspect.signature(app.build).parameters["args"].annotation is GraphConfig
 
 
-def test_every_deployment_has_limits_and_room_to_finish() -> None:
-    config = GraphConfig.model_validate(
-        {
-            "base_url": "http://127.0.0.1:9/v1",
-            "upstreams": {"up": {}},
-            "aligner": aligner().model_dump(),
-            "shutdown_timeout_s": 45,
-        }
+def test_no_unsafe_default_of_serve_is_left() -> None:
+    """Each of them is one that ``ray.serve.llm`` or Serve itself would set otherwise."""
+    options = app._options(graph(deadline_s=60), EngineScaling(max_replicas=3))
+    assert options["max_ongoing_requests"] == 32
+    assert options["max_queued_requests"] == 128
+    assert options["graceful_shutdown_timeout_s"] > 60
+    assert options["max_surge_percent"] == 100
+    assert options["health_check_period_s"] == 2
+    assert options["backpressure_config"] == {"status_code": 429, "retry_after_s": 1}
+    scaled = AutoscalingConfig(**options["autoscaling_config"])
+    assert (scaled.min_replicas, scaled.max_replicas) == (1, 3)
+    assert scaled.target_ongoing_requests == 8
+    assert scaled.policy.policy_kwargs == {"target_queued_tokens": 16_384}
+    assert scaled.policy.get_policy().__name__ == "RequestsAndTokens"
+
+
+@pytest.mark.parametrize("name", ["gateway", "upstream-api", "upstream-own", "corrector-first"])
+def test_every_deployment_has_these_options(name: str) -> None:
+    config = graph(
+        upstreams={"api": {}, "own": {"kind": "vllm", "model": "folder"}}, deadline_s=100
     )
-    options = app._options(config, Scaling(min_replicas=1, max_replicas=3))
-    assert options["max_ongoing_requests"] <= 1000
-    assert options["max_queued_requests"] >= 0
-    assert options["autoscaling_config"]["max_replicas"] == 3
-    assert options["autoscaling_config"]["target_ongoing_requests"] <= 1000
+    found = deployments(config)[name]
+    assert 1 <= found.max_ongoing_requests <= 1000
+    assert 1 <= found.max_queued_requests <= 1000
+    settings = found._deployment_config
+    assert settings.graceful_shutdown_timeout_s == 105
+    assert settings.max_surge_percent == 100
+    assert settings.health_check_period_s == 2
+    assert settings.autoscaling_config.policy.policy_function.endswith("RequestsAndTokens")
+
+
+def test_time_to_finish_may_be_set_apart_from_the_deadline() -> None:
+    options = app._options(graph(shutdown_timeout_s=45), Scaling())
     assert options["graceful_shutdown_timeout_s"] == 45
-    assert options["max_surge_percent"] > 0
 
 
-def test_the_engine_takes_its_sampling_from_us_alone() -> None:
-    arguments = corrector.engine_arguments(aligner(), context_tokens=256)
-    assert arguments["generation_config"] == "vllm"
-    assert arguments["max_model_len"] == 256
-    assert "speculative_config" not in arguments
-    assert "trust_remote_code" not in arguments
-
-
-def test_guessing_ahead_is_a_number_in_the_config() -> None:
-    arguments = corrector.engine_arguments(
-        aligner(engine={"ngram_speculation_tokens": 8}), context_tokens=256
-    )
-    assert arguments["speculative_config"]["num_speculative_tokens"] == 8
-
-
-@pytest.mark.parametrize(
-    ("gpus", "bundles"),
-    [(0, [{"CPU": 1}]), (1, [{"CPU": 1, "GPU": 1}]), (2, [{"CPU": 1, "GPU": 1}, {"GPU": 1}])],
-)
-def test_a_replica_reserves_what_its_engine_needs(
-    gpus: int, bundles: list[dict[str, float]]
-) -> None:
-    assert corrector.bundles(aligner(engine={"num_gpus": gpus})) == bundles
+def test_aligners_that_share_an_engine_share_its_deployment() -> None:
+    aligners = {
+        "first": aligner(engine={"base": "model"}),
+        "second": aligner(engine={"kind": "shared", "aligner": "first"}),
+        "third": aligner(),
+    }
+    config = graph(aligners=aligners)
+    found = deployments(config)
+    assert {name for name in found if name.startswith("corrector")} == {
+        "corrector-first",
+        "corrector-third",
+    }
+    (served, _) = found["corrector-first"].init_args
+    assert list(served) == ["first", "second"]
+    correctors = next(one for one in found["gateway"].init_args if "first" in one)
+    assert correctors["first"] is correctors["second"]
 
 
 def test_deploying_imports_no_engine(tmp_path: Path) -> None:

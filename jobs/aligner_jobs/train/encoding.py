@@ -12,7 +12,7 @@ from aligner.errors import DataError
 from aligner.packing import read_packs
 from aligner.prompt import PromptTemplate
 from aligner.records import Triple
-from aligner.tokens import Example, encode_example, encode_text, fitness
+from aligner.tokens import Example, encode_example, encode_question, fitness
 from aligner_jobs.config.objective import (
     CorrectionObjective,
     DpoObjective,
@@ -103,11 +103,15 @@ def _reply(
     row: Triple, text: str, question_prompt: str, work: EncodeRows, tokenizer: HfTokenizer
 ) -> Example:
     """``text`` as the reply to the question alone."""
-    past = work.template.render_history(row.history)
-    begin, end = question_prompt.split("{question}")
-    prompt = f"{begin}{past}{row.question}{end}"
+    prompt_ids = encode_question(
+        row.question,
+        row.history,
+        question_prompt=question_prompt,
+        template=work.template,
+        tokenizer=tokenizer,
+    )
     return Example(
-        prompt_ids=encode_text(prompt, add_bos=work.template.add_bos, tokenizer=tokenizer),
+        prompt_ids=prompt_ids,
         target_ids=[*tokenizer.encode(text), tokenizer.eos_token_id],
     )
 
