@@ -12,12 +12,16 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aligner_serve import replies, responses, wire
+from aligner_serve.access import Access
+from aligner_serve.callers import callers_of
 from aligner_serve.feedback import Feedback, FeedbackRequest, FeedbackResponse
 from aligner_serve.gateway import Context, Gateway
 from aligner_serve.metrics_page import CONTENT_TYPE
 from aligner_serve.pipeline import BUSY, Trouble
+from aligner_serve.quotas import Ledger, Quotas
 from aligner_serve.seeing import Seeing
 from aligner_serve.watching import Watch
+from aligner_serve.web_page import add_page
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -25,8 +29,12 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": replies.ErrorResponse, "description": description}
     for status, description in {
         400: "The request is not one of this API",
+        401: "The API key is missing or not valid",
+        403: "The API key may not use the model",
         404: "There is no such model or route",
-        429: "Too many requests at once; come back after Retry-After",
+        408: "The body did not arrive in time",
+        413: "The body is too long",
+        429: "Too many requests at once or per minute; come back after Retry-After",
         500: "A fault of the gateway",
         502: "The upstream failed, or the corrector where the policy is `error`",
         503: "Nobody is there to answer at the moment; come back after Retry-After",
@@ -40,14 +48,23 @@ _EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
 
 def context_of(request: Request) -> Context:
     """What the middlewares found out about ``request``."""
-    return Context(request_id=request.state.request_id)
+    return Context(request.state.request_id, request.state.caller)
 
 
 Known = Annotated[Context, Depends(context_of)]
 
 
-def build_api(gateway: Gateway, seeing: Seeing | None = None) -> FastAPI:
-    """The routes over ``gateway``; without ``seeing`` nothing is seen and no feedback kept."""
+def build_api(
+    gateway: Gateway, seeing: Seeing | None = None, quotas: Quotas | None = None
+) -> FastAPI:
+    """The routes over ``gateway``; without ``seeing`` nothing is seen and no feedback kept.
+
+    ``quotas`` keeps count of what callers may ask per minute; by default in this process.
+
+    Raises:
+        ConfigError: The file of keys is missing, or holds none.
+    """
+    access = gateway.config.access
     seeing = seeing or Seeing()
     api = FastAPI(
         title="Aligner gateway",
@@ -60,8 +77,10 @@ def build_api(gateway: Gateway, seeing: Seeing | None = None) -> FastAPI:
     _add_feedback(api, gateway, seeing)
     _add_health(api, gateway)
     _add_metrics(api, seeing)
+    add_page(api)
     _add_error_handlers(api)
     api.add_middleware(Admission, limit=gateway.config.gateway.max_ongoing_requests)
+    api.add_middleware(Access, config=access, callers=callers_of(access), quotas=quotas or Ledger())
     paths = frozenset(str(getattr(route, "path", "")) for route in api.routes)
     api.add_middleware(Watch, watcher=seeing.watcher, ongoing=seeing.ongoing, routes=paths)
     api.add_middleware(RequestId)
@@ -96,8 +115,8 @@ def _add_models(api: FastAPI, gateway: Gateway) -> None:
         return await gateway.correct_batch(request, known)
 
     @api.get("/v1/models")
-    async def models() -> replies.ModelList:
-        names = gateway.config.served_models
+    async def models(known: Known) -> replies.ModelList:
+        names = filter(known.who.may_use, gateway.config.served_models)
         return replies.ModelList(
             data=[replies.ModelCard(id=name, created=started) for name in names]
         )
@@ -109,7 +128,7 @@ def _add_feedback(api: FastAPI, gateway: Gateway, seeing: Seeing) -> None:
 
     @api.post("/v1/feedback", response_model=FeedbackResponse, responses={**_ERRORS, 507: full})
     async def give_feedback(request: FeedbackRequest, known: Known) -> Response:
-        return await feedback.take(request, caller=known.caller)
+        return await feedback.take(request, who=known.who)
 
 
 def _add_metrics(api: FastAPI, seeing: Seeing) -> None:
