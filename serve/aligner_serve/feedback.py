@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from aligner.feedback import FeedbackRow, SaidTurn
 from aligner_serve import responses
+from aligner_serve.callers import Caller
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.feedback_store import FeedbackStore
 from aligner_serve.wire import PastTurn
@@ -74,7 +75,7 @@ class Feedback:
         self._models = corrected | set(config.served_aligners)
         self._store = store
 
-    async def take(self, said: Accept | Reject | Edit, *, caller: str) -> Response:
+    async def take(self, said: Accept | Reject | Edit, *, who: Caller) -> Response:
         """Keep it; the reply comes when it would survive the end of this process."""
         if self._store is None:
             message = "feedback is not kept here; its operator can set feedback.uri"
@@ -82,7 +83,9 @@ class Feedback:
         if said.model not in self._models:
             message = f"the model {said.model[:100]!r} corrects nothing here"
             return responses.error(404, message, "model", code="model_not_found")
-        match await self._store.keep(_row(said, caller)):
+        if not who.may_use(said.model):
+            return responses.not_allowed(said.model)
+        match await self._store.keep(_row(said, who.name)):
             case "kept":
                 body = FeedbackResponse(request_id=said.request_id, verdict=said.verdict)
                 return JSONResponse(body.model_dump())

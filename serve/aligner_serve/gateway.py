@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from aligner.generation import Messages, Sampling, chat_messages
 from aligner.records import Turn
 from aligner_serve import replies, responses, wire
+from aligner_serve.callers import ANYBODY, Caller
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.pipeline import (
     Ask,
@@ -65,8 +66,12 @@ class Context:
     """What is known of a request besides its body."""
 
     request_id: str
-    caller: str = ""
-    """Name of the key, empty without one."""
+    who: Caller = ANYBODY
+
+    @property
+    def caller(self) -> str:
+        """Name of the key, empty without one."""
+        return self.who.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +114,15 @@ class Gateway:
 
     async def chat(self, request: wire.ChatRequest, context: Context) -> Response:
         """``/v1/chat/completions``, plain or streamed."""
+        if refusal := self._refusal(request.model, len(request.messages), context):
+            return refusal
         asked = _Asked(request.question, request.history, request.upstream_messages)
         return await self._answer(request, [asked], "chat", context)
 
     async def complete(self, request: wire.CompletionRequest, context: Context) -> Response:
         """``/v1/completions``, plain or streamed."""
+        if refusal := self._refusal(request.model, len(request.questions), context):
+            return refusal
         asked = [_Asked(one, (), chat_messages(one)) for one in request.questions]
         return await self._answer(request, asked, "completions", context)
 
@@ -122,6 +131,8 @@ class Gateway:
         name = self._aligner(request.model)
         if name is None:
             return self._unknown(str(request.model), self._aligners)
+        if refusal := self._refusal(name, len(request.turns), context):
+            return refusal
         end = await self._correction(request, name, context)
         if isinstance(end, Trouble):
             return responses.trouble(end)
@@ -134,6 +145,9 @@ class Gateway:
         name = self._aligner(request.model)
         if name is None:
             return self._unknown(str(request.model), self._aligners)
+        most = max(len(request.pairs), *(len(pair.turns) for pair in request.pairs))
+        if refusal := self._refusal(name, most, context):
+            return refusal
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._correction(pair, name, context)) for pair in request.pairs
@@ -286,6 +300,14 @@ class Gateway:
             )
         )
         return told
+
+    def _refusal(self, model: str, parts: int, context: Context) -> JSONResponse | None:
+        """Why this caller does not get ``model`` asked with so many messages, if so."""
+        if not context.who.may_use(model):
+            return responses.not_allowed(model)
+        if parts > (most := self.config.access.max_messages):
+            return responses.error(400, f"more than the {most} messages allowed here", "messages")
+        return None
 
     def _may_show(self, stack: Sequence[str]) -> bool:
         return all(self.config.aligners[name].show_original for name in stack)

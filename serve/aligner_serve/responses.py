@@ -83,6 +83,15 @@ def fault_body() -> replies.ErrorResponse:
     )
 
 
+def not_allowed(model: str) -> JSONResponse:
+    """An error object for a model that is not the caller's, whether or not there is one."""
+    message = f"the model {model[:100]!r} is not among those of this API key"
+    detail = replies.ErrorDetail(
+        message=message, type="permission_error", param="model", code="model_not_allowed"
+    )
+    return JSONResponse(replies.ErrorResponse(error=detail).model_dump(), status_code=403)
+
+
 def error(
     status: int, message: str, param: str | None, *, code: str = "invalid_request"
 ) -> JSONResponse:
