@@ -16,6 +16,7 @@ import click
 if TYPE_CHECKING:
     from aligner_serve.config.graph import GraphConfig
     from aligner_serve.release import Release
+    from aligner_serve.rollout import Rollout
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -86,13 +87,7 @@ def _serve(config: "GraphConfig", ready_file: Path | None) -> None:
                 # Ray has put its own handler in place, which ends this process on the spot.
                 stop.listen()
             with console.status("starting gateway, upstreams and correctors"):
-                from aligner_serve.app import build_with
-
-                cluster = runtime.Cluster(
-                    lambda releases: build_with(config, releases, probes),
-                    timeout_s=config.start_timeout_s,
-                    stopped=stop.asked,
-                )
+                cluster = runtime.cluster(config, probes, stopped=stop.asked)
                 cluster.deploy(released)
         except KeyboardInterrupt:
             console.print("stopped before it was up")
@@ -109,11 +104,21 @@ def _serve(config: "GraphConfig", ready_file: Path | None) -> None:
             cluster=cluster,
             say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
         )
-        with contextlib.suppress(KeyboardInterrupt):
-            while not stop.wait(config.watch_s if config.watched else None):
-                if rollout.look() and ready_file is not None:
-                    _write_ready(ready_file, config, rollout.serving)
+        for serving in _follow(rollout, stop, every_s=config.watch_s if config.watched else None):
+            if ready_file is not None:
+                _write_ready(ready_file, config, serving)
         console.print("ending; requests in flight are finished first")
+
+
+def _follow(
+    rollout: "Rollout", stop: "_Stop", *, every_s: float | None
+) -> "Iterator[Mapping[str, Release]]":
+    """What serves whenever that has changed, until a signal comes."""
+    # A signal breaks off the waiting for a rollout.
+    with contextlib.suppress(KeyboardInterrupt):
+        while not stop.wait(every_s):
+            if rollout.look():
+                yield rollout.serving
 
 
 class _Stop:

@@ -50,17 +50,17 @@ def _routed(config: GraphConfig, seats: dict[str, Any]) -> dict[str, AskableCorr
     """By the aligners' names; where one has a challenger, both stand behind its name."""
     routed: dict[str, AskableCorrector] = {}
     for name, aligner in config.aligners.items():
-        champion = CorrectorHandle(seats[name])
+        champion = CorrectorHandle(seats[name], name)
         match aligner.challenger:
             case None:
                 routed[name] = champion
             case Canary(share=share):
-                challenger = CorrectorHandle(seats[challenger_of(name)])
+                challenger = CorrectorHandle(seats[challenger_of(name)], name)
                 routed[name] = routing.Canary(champion, challenger, aligner=name, share=share)
             case Shadow(share=share, max_ongoing_requests=most):
                 routed[name] = routing.Shadow(
                     champion,
-                    CorrectorHandle(seats[challenger_of(name)]),
+                    CorrectorHandle(seats[challenger_of(name)], name),
                     aligner=name,
                     share=share,
                     max_ongoing=most,

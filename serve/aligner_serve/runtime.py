@@ -10,13 +10,14 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from aligner.errors import AlignerError, ConfigError
 from aligner.runtime_env import private_cluster, set_ray_defaults, worker_env
 from aligner_serve.config.graph import GraphConfig
+from aligner_serve.probe import Probe
 from aligner_serve.rollout import Releases
 
 _APPLICATION = "aligner"
@@ -149,6 +150,18 @@ class Cluster:
             time.sleep(_POLL_S)
 
 
+def cluster(
+    config: GraphConfig, probes: Mapping[str, Probe], *, stopped: Callable[[], bool]
+) -> Cluster:
+    """The cluster in which ``config``'s graph is deployed."""
+    from aligner_serve.app import build_with
+
+    def build(releases: Releases) -> Any:
+        return build_with(config, releases, probes)
+
+    return Cluster(build, timeout_s=config.start_timeout_s, stopped=stopped)
+
+
 def _overview() -> Any:
     """Serve's report on the graph; ``None`` while its controller is being started again."""
     from ray import serve
@@ -170,8 +183,11 @@ def _serve_runs() -> bool:
 def _given_up(overview: Any) -> str | None:
     """One sentence on the deployment that Serve no longer tries to start; ``None``: there is none.
 
-    A replica that has died meanwhile makes its deployment unhealthy, too, but is replaced.
+    A replica that has died meanwhile makes its deployment unhealthy, too, but is replaced. What is
+    said of deployments while the graph counts as deploying may still be about what it was before.
     """
+    if overview.status == "DEPLOYING":
+        return None
     for name, deployment in overview.deployments.items():
         if (
             deployment.status in ("UNHEALTHY", "DEPLOY_FAILED")

@@ -4,7 +4,7 @@ A random model never ends a sentence; this one gives exact corrections after som
 training, so that the served graph can be tested word for word.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -65,17 +65,29 @@ def known_rows() -> list[Triple]:
 def known_export(tmp_path_factory: pytest.TempPathFactory) -> KnownExport:
     corrected, unchanged, multi_turn = rows = known_rows()
     uri = str(tmp_path_factory.mktemp("exports") / "known")
+    return KnownExport(SEED, uri, publish(uri, rows), corrected, unchanged, multi_turn)
+
+
+@pytest.fixture(scope="session")
+def ignorant_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
+    """An export that loads and answers, and knows none of the corrections."""
+    uri = str(tmp_path_factory.mktemp("exports") / "ignorant")
+    return uri, publish(uri, [replace(row, correction="No.") for row in known_rows()])
+
+
+def publish(uri: str, rows: list[Triple]) -> Manifest:
+    """Export a model that knows ``rows`` by heart."""
     with artefacts.staging(uri) as staging:
-        tokenizer = write_tokenizer(staging.path, rows)
+        tokenizer = write_tokenizer(staging.path, known_rows())
         write_model(staging.path, rows, tokenizer)
-        manifest = staging.publish(
+        manifest: Manifest = staging.publish(
             kind="export",
-            name="known",
+            name=Path(uri).name,
             prompt=PLAIN,
             prompt_fingerprint=PLAIN.fingerprint,
             **provenance(),
         )
-    return KnownExport(SEED, uri, manifest, corrected, unchanged, multi_turn)
+    return manifest
 
 
 def write_tokenizer(folder: Path, rows: list[Triple]) -> HfTokenizer:
