@@ -63,6 +63,9 @@ def ray_and_serve(config: GraphConfig) -> Iterator[None]:
     set_ray_defaults()
     # Replicas write into Ray's log folder; the terminal belongs to the command.
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    # How far /metrics lags behind; Ray's default is 10 s, and what a killed process had not
+    # reported is not counted.
+    os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions, ProxyLocation

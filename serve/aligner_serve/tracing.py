@@ -22,7 +22,6 @@ from aligner_serve.telemetry import Answered, Ended
 
 _MAX_WAITING: Final = 256
 _BATCH: Final = 32
-_PAUSE_S: Final = 1.0
 _HAND_OVER_S: Final = 30.0
 _PATIENCE_S: Final = 15.0
 """How long MLflow is left alone once it was away."""
@@ -37,11 +36,14 @@ Told = Callable[[str, int], None]
 class Traces:
     """The sample of one gateway replica; implements ``Watcher``."""
 
-    def __init__(self, config: ObservingConfig, hand_over: HandOver, told: Told) -> None:
-        """Nothing is handed over before :meth:`start`."""
+    def __init__(
+        self, config: ObservingConfig, hand_over: HandOver, told: Told, *, pause_s: float = 1.0
+    ) -> None:
+        """Nothing is handed over before :meth:`start`, and then every ``pause_s``."""
         self._config = config
         self._hand_over = hand_over
         self._told = told
+        self._pause_s = pause_s
         self._waiting: deque[Trace] = deque()
         self._task: asyncio.Task[None] | None = None
 
@@ -61,7 +63,7 @@ class Traces:
 
     async def _send(self) -> None:
         while True:
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(self._pause_s)
             while self._waiting:
                 size = min(_BATCH, len(self._waiting))
                 batch = [self._waiting.popleft().model_dump() for _ in range(size)]

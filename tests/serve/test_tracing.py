@@ -10,7 +10,6 @@ from seen import SeenGateway
 from aligner.runtime_env import free_port
 from aligner.traces import Trace
 from aligner.tracking import TrackingConfig
-from aligner_serve import tracing
 from aligner_serve.config.observing import ObservingConfig
 from aligner_serve.telemetry import Answered
 from aligner_serve.tracing import Tracer, Traces, trace_of
@@ -35,7 +34,7 @@ def handed_over(records: list[Answered], *, takes: int | None = None, **settings
         told[result] += amount
 
     async def run() -> None:
-        traces = Traces(ObservingConfig(**settings), receive, count)
+        traces = Traces(ObservingConfig(**settings), receive, count, pause_s=0.01)
         for record in records:
             traces.answered(record)
         traces.start()
@@ -45,11 +44,6 @@ def handed_over(records: list[Answered], *, takes: int | None = None, **settings
 
     asyncio.run(run())
     return got, dict(told)
-
-
-@pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "_PAUSE_S", 0.01)
 
 
 def test_a_trace_spans_the_request_and_each_of_its_stages() -> None:
@@ -120,10 +114,9 @@ def test_requests_outside_the_sample_and_refused_ones_leave_no_trace() -> None:
 def test_mlflow_shows_a_trace_with_both_stages(tmp_path: Path) -> None:
     config = TrackingConfig(uri=f"sqlite:///{tmp_path / 'm.db'}", experiment="served")
     record = answered()
-    sent = asyncio.run(
-        Tracer(config.model_dump()).record([trace_of(record, texts=False).model_dump()])
-    )
-    assert sent == 1
+    dumped = trace_of(record, texts=False).model_dump()
+    # One that is sent again is shown once.
+    assert asyncio.run(Tracer(config.model_dump()).record([dumped, dumped])) == 2
     (shown,) = traces_in(config)
     assert shown.info.client_request_id == record.request_id
     assert shown.info.tags["mlflow.traceName"] == "chat iron+fixer"
@@ -132,13 +125,6 @@ def test_mlflow_shows_a_trace_with_both_stages(tmp_path: Path) -> None:
     assert [call.name for call in calls] == ["upstream iron", "corrector fixer"]
     assert {call.parent_id for call in calls} == {root.span_id}
     assert shown.info.token_usage["total_tokens"] == 5 + 7 + 11 + 7
-
-
-def test_a_trace_that_is_sent_again_is_shown_once(tmp_path: Path) -> None:
-    config = TrackingConfig(uri=f"sqlite:///{tmp_path / 'm.db'}", experiment="served")
-    dumped = trace_of(answered(), texts=False).model_dump()
-    assert asyncio.run(Tracer(config.model_dump()).record([dumped, dumped])) == 2
-    assert len(traces_in(config)) == 1
 
 
 def test_mlflow_away_loses_traces_and_is_left_alone_for_a_while() -> None:
