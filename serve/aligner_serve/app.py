@@ -63,7 +63,9 @@ def _tracer(config: GraphConfig) -> Application | None:
         return None
     deployment = serve.deployment(name="tracer", **_options(config, Scaling()))
     # As Python: as JSON the address goes without its password.
-    application: Application = _pinned(deployment(Tracer), "tracer").bind(config.tracking.model_dump())
+    application: Application = _pinned(deployment(Tracer), "tracer").bind(
+        config.tracking.model_dump()
+    )
     return application
 
 

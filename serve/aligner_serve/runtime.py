@@ -115,12 +115,18 @@ class Cluster:
         build: Callable[[Releases], Any],
         *,
         timeout_s: float,
+        drain_s: float = 0.0,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``build`` makes the application that serves some releases; ``stopped`` ends waiting."""
+        """``build`` makes the application that serves some releases; ``stopped`` ends waiting.
+
+        A replica may take ``timeout_s`` to start, and one that goes ``drain_s`` to end.
+        """
         self._build = build
         self._timeout_s = timeout_s
+        self._drain_s = drain_s
         self._stopped = stopped
+        self._running = False
 
     def deploy(self, releases: Releases) -> None:
         """Bring the graph to ``releases``; return when every deployment is there and healthy.
@@ -138,7 +144,9 @@ class Cluster:
         target = serve.RunTarget(target=self._build(releases), name=_APPLICATION, route_prefix="/")
         # Waiting is ours: bounded by our own limit, and interrupted by a signal.
         serve.run_many([target], wait_for_applications_running=False)
-        until = time.monotonic() + self._timeout_s
+        # Whoever is replaced finishes what it has begun, and is waited for.
+        patience_s = self._timeout_s + (self._drain_s if self._running else 0.0)
+        until = time.monotonic() + patience_s
         while (overview := _overview()) is None or overview.status != ApplicationStatus.RUNNING:
             if overview is not None and (failed := _given_up(overview)):
                 raise GraphFailed(failed)
@@ -146,11 +154,12 @@ class Cluster:
                 raise KeyboardInterrupt
             if time.monotonic() > until:
                 raise GraphFailed(
-                    f"not every deployment is up after {self._timeout_s:g} s; raise "
+                    f"not every deployment is up after {patience_s:g} s; raise "
                     f"start_timeout_s, give it room for two versions at once, or look into "
                     f"{_logs()} for the cause."
                 )
             time.sleep(_POLL_S)
+        self._running = True
 
 
 def cluster(
@@ -162,7 +171,9 @@ def cluster(
     def build(releases: Releases) -> Any:
         return build_with(config, releases, probes)
 
-    return Cluster(build, timeout_s=config.start_timeout_s, stopped=stopped)
+    return Cluster(
+        build, timeout_s=config.start_timeout_s, drain_s=config.drain_s, stopped=stopped
+    )
 
 
 def _overview() -> Any:

@@ -4,8 +4,8 @@ import pytest
 
 from aligner.config import load
 from aligner.errors import ConfigError
-from aligner_serve.config.release import FromRegistry
 from aligner_serve.config.graph import GraphConfig
+from aligner_serve.config.release import FromRegistry
 
 SMALLEST = """
 base_url: http://127.0.0.1:8100/v1
@@ -69,6 +69,28 @@ def test_a_version_may_be_written_as_a_number(tmp_path: Path) -> None:
     assert source.version == "3"
 
 
+def test_only_sources_that_may_move_are_watched(tmp_path: Path) -> None:
+    other = "aligners.tidy={source: {kind: path, uri: x}}"
+    candidate = (
+        "aligners.tidy.challenger="
+        "{kind: shadow, source: {kind: registry, model: tidy, version: '@candidate'}}"
+    )
+    config = read(tmp_path, other, candidate)
+    assert list(config.seats) == ["fixer", "tidy", "tidy (challenger)"]
+    assert config.watched == ("fixer", "tidy (challenger)")
+    assert read(tmp_path, "aligners.fixer.source.version=3").watched == ()
+    assert read(tmp_path, "watch_s=null").watched == ()
+
+
+def test_a_challenger_needs_an_engine_of_its_own(tmp_path: Path) -> None:
+    guest = (
+        "aligners.tidy={source: {kind: path, uri: x}, engine: {kind: shared, aligner: fixer}, "
+        "challenger: {kind: canary, source: {kind: path, uri: y}}}"
+    )
+    with pytest.raises(ConfigError, match=r"tidy.*engine\.kind=own"):
+        read(tmp_path, "aligners.fixer.engine.base=x", guest)
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -86,6 +108,11 @@ def test_a_version_may_be_written_as_a_number(tmp_path: Path) -> None:
         ("upstreams.up.kind=magic", ["upstreams"]),
         ("aligners.fixer.on_failure=ignore", ["on_failure", "'passthrough'"]),
         ("aligners.fixer.source={kind: path}", ["uri", "missing"]),
+        (
+            "aligners.fixer.challenger={kind: canary, source: {kind: path, uri: x}, share: 1}",
+            ["share", "less than 1"],
+        ),
+        ("aligners.fixer.challenger={kind: twin}", ["challenger", "'canary'", "'shadow'"]),
         ("aligners.fixer.scaling.min_replicas=2", ["raise max_replicas"]),
         ("aligners.fixer.scaling.target_ongoing_requests=99", ["lower the target"]),
     ],
