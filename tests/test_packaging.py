@@ -51,7 +51,8 @@ def test_the_wheel_carries_its_commands_and_its_licence(wheel: zipfile.ZipFile) 
     (entry_points,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
     text = wheel.read(entry_points).decode()
     assert "aligner = aligner_jobs.cli:main" in text
-    assert "[aligner.commands]\nserve = aligner_serve.cli:serve" in text
+    commands = "keys = aligner_serve.keys_cli:keys\nserve = aligner_serve.cli:serve"
+    assert f"[aligner.commands]\n{commands}" in text
     (metadata,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
     fields = email.parser.Parser().parsestr(wheel.read(metadata).decode())
     assert fields["License-Expression"] == "Apache-2.0"

@@ -21,6 +21,7 @@ from aligner_serve.config.upstream import ApiUpstream, EngineUpstream
 from aligner_serve.corrector import Corrector, Served
 from aligner_serve.engines import bundles
 from aligner_serve.replica import GatewayReplica
+from aligner_serve.shared_quotas import QuotaDesk
 from aligner_serve.tracing import Tracer
 from aligner_serve.upstream import Upstream
 from aligner_serve.upstream_engine import UpstreamEngine
@@ -52,8 +53,18 @@ def build_with(
     gateway = serve.deployment(name="gateway", **options)
     replica = gateway(serve.ingress()(GatewayReplica))
     application: Application = _pinned(replica, "gateway").bind(
-        config.model_dump(mode="json"), upstreams, correctors, _tracer(config)
+        config.model_dump(mode="json"), upstreams, correctors, _tracer(config), _desk(config)
     )
+    return application
+
+
+def _desk(config: GraphConfig) -> Application | None:
+    """Where several gateways keep count of what callers may ask; one alone counts for itself."""
+    if config.gateway.max_replicas == 1 or not config.access.may_limit:
+        return None
+    every_gateway = Scaling(max_ongoing_requests=1024, max_queued_requests=1024)
+    deployment = serve.deployment(name="quotas", **_options(config, every_gateway))
+    application: Application = _pinned(deployment(QuotaDesk), "quotas").bind()
     return application
 
 

@@ -68,14 +68,17 @@ class Keyring:
 
     need_keys = True
 
-    def __init__(self, path: Path, config: AccessConfig) -> None:
+    def __init__(self, path: Path, config: AccessConfig, *, look_s: float = _LOOK_S) -> None:
         """``config`` has the limits of keys that have none of their own.
+
+        The file is looked at every ``look_s``.
 
         Raises:
             ConfigError: The file is missing, or holds no keys.
         """
         self._path = path
         self._config = config
+        self._look_s = look_s
         self._keys = keys.read(path)
         self._seen = self._state()
         self._looked_at = time.monotonic()
@@ -94,7 +97,7 @@ class Keyring:
 
     def _look(self) -> None:
         """Read the file again where it has changed; a broken one changes nothing."""
-        if time.monotonic() - self._looked_at < _LOOK_S:
+        if time.monotonic() - self._looked_at < self._look_s:
             return
         self._looked_at = time.monotonic()
         state = self._state()

@@ -49,12 +49,15 @@ def serve(
     from aligner.config import load
     from aligner.errors import AlignerError, ConfigError
     from aligner_serve.config.graph import GraphConfig
+    from aligner_serve.keys import read as read_keys
     from aligner_serve.runtime import require_free_port
 
     try:
         if port is not None:
             overrides = (*overrides, f"port={port}")
         config = load(GraphConfig, path, overrides)
+        if config.access.keys is not None:
+            read_keys(Path(config.access.keys))
         require_free_port(config.host, config.port)
         if ready_file is not None and not ready_file.parent.is_dir():
             raise ConfigError(f"--ready-file: the folder {ready_file.parent} does not exist.")
@@ -177,24 +180,22 @@ def _write_ready(path: Path, config: "GraphConfig", released: "Mapping[str, Rele
 
 def _welcome(config: "GraphConfig", released: "Mapping[str, Release]") -> str:
     model = next(iter(config.served_models))
+    key = "KEY" if config.access.keys else "unused"
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "..."}]})
     versions = ", ".join(f"{name} ({one.version})" for name, one in released.items())
     lines = [
         f"{versions} at {config.url}/v1 as {', '.join(config.served_models)}",
         "",
         f"  curl {config.url}/v1/chat/completions -H 'Content-Type: application/json' \\",
+        *(["    -H 'Authorization: Bearer KEY' \\"] if config.access.keys else []),
         f"    -d '{body}'",
         "",
         "  from openai import OpenAI",
-        f'  client = OpenAI(base_url="{config.url}/v1", api_key="unused")',
+        f'  client = OpenAI(base_url="{config.url}/v1", api_key="{key}")',
         f'  client.chat.completions.create(model="{model}", messages=[...])',
         "",
         "Ctrl-C ends it.",
     ]
-    if config.is_open_to_others:
-        lines.insert(
-            1, f"NOTE: {config.host} can be reached by other machines, and asks for no key."
-        )
     return "\n".join(lines)
 
 

@@ -13,6 +13,8 @@ from aligner_serve.gateway import AskableCorrector, Gateway
 from aligner_serve.handles import CorrectorHandle, UpstreamHandle
 from aligner_serve.ingress import build_api
 from aligner_serve.observing import Observing
+from aligner_serve.quotas import Charging, Ledger, Quotas
+from aligner_serve.shared_quotas import SharedQuotas
 
 
 class GatewayReplica:
@@ -24,6 +26,7 @@ class GatewayReplica:
         upstreams: dict[str, Any],
         correctors: dict[str, Any],
         tracer: Any | None = None,
+        desk: Any | None = None,
     ) -> None:
         """``config`` is a dumped :class:`GraphConfig`; the others are Serve's handles.
 
@@ -32,18 +35,19 @@ class GatewayReplica:
         parsed = GraphConfig.model_validate(config)
         handles = {name: UpstreamHandle(handle) for name, handle in upstreams.items()}
         breakers = breakers_of(parsed)
+        self._quotas: Quotas = Ledger() if desk is None else SharedQuotas(desk)
         self._observing = Observing(parsed, breakers, tracer)
         self._gateway = Gateway(
             parsed,
             upstreams=with_fallbacks(parsed, handles, breakers),
             correctors=_routed(parsed, correctors),
-            telemetry=self._observing.telemetry,
+            telemetry=Charging(self._observing.telemetry, self._quotas),
         )
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the replica starts."""
         self._observing.start()
-        return build_api(self._gateway, self._observing.seeing)
+        return build_api(self._gateway, self._observing.seeing, self._quotas)
 
 
 def _routed(config: GraphConfig, seats: dict[str, Any]) -> dict[str, AskableCorrector]:

@@ -36,6 +36,11 @@ class AccessConfig(StrictModel):
     public are refused when a connection is made, whatever name led there; an upstream whose
     ``base_url`` says ``localhost`` or a loopback address may go there."""
 
+    @property
+    def may_limit(self) -> bool:
+        """Whether anybody may have a limit per minute."""
+        return bool(self.keys or self.requests_per_minute or self.tokens_per_minute)
+
     @field_validator("keys")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
