@@ -50,6 +50,7 @@ class Load:
         *,
         model: str,
         in_flight: int,
+        pause_s: float = 0.0,
         retries: int = 2,
         seed: int = 0,
     ) -> None:
@@ -61,6 +62,7 @@ class Load:
         self._rows = rows
         self._model = model
         self._in_flight = in_flight
+        self._pause_s = pause_s
         self._retries = retries
         self._draw = random.Random(seed)
         self._ended = False
@@ -74,6 +76,7 @@ class Load:
                 if self._ended:
                     return
                 await self._request()
+                await asyncio.sleep(self._pause_s)
 
         await asyncio.gather(*(one_after_the_other() for _ in range(self._in_flight)))
 

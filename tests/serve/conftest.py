@@ -4,7 +4,7 @@ A random model never ends a sentence; this one gives exact corrections after som
 training, so that the served graph can be tested word for word.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -66,13 +66,6 @@ def known_export(tmp_path_factory: pytest.TempPathFactory) -> KnownExport:
     corrected, unchanged, multi_turn = rows = known_rows()
     uri = str(tmp_path_factory.mktemp("exports") / "known")
     return KnownExport(SEED, uri, publish(uri, rows), corrected, unchanged, multi_turn)
-
-
-@pytest.fixture(scope="session")
-def ignorant_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
-    """An export that loads and answers, and knows none of the corrections."""
-    uri = str(tmp_path_factory.mktemp("exports") / "ignorant")
-    return uri, publish(uri, [replace(row, correction="No.") for row in known_rows()])
 
 
 def publish(uri: str, rows: list[Triple]) -> Manifest:
