@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -84,13 +83,12 @@ class Served:
         self.api = build_api(gateway, quotas=quotas)
         self.client = TestClient(self.api, raise_server_exceptions=False, **client)
 
-    def chat(self, key: str | None = None, model: str = "up+a", **changes: Any) -> httpx.Response:
+    def chat(self, key: str | None = None, model: str = "up+a", **changes: Any) -> Any:
         return self.post("/v1/chat/completions", key, {**QUESTION, "model": model, **changes})
 
-    def post(self, path: str, key: str | None, body: Any) -> httpx.Response:
+    def post(self, path: str, key: str | None, body: Any) -> Any:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        reply: httpx.Response = self.client.post(path, json=body, headers=headers)
-        return reply
+        return self.client.post(path, json=body, headers=headers)
 
 
 class Keys:
@@ -112,7 +110,7 @@ def ring(tmp_path: Path) -> Iterator[Keys]:
     yield Keys(tmp_path / "keys.yaml")
 
 
-def error(response: httpx.Response) -> dict[str, Any]:
+def error(response: Any) -> dict[str, Any]:
     body = response.json()
     assert body.keys() == {"error"}
     assert body["error"].keys() == {"message", "type", "param", "code"}
@@ -124,11 +122,8 @@ def test_a_good_key_is_let_in_and_no_other(ring: Keys) -> None:
     served = Served({"keys": str(ring.path)})
     assert served.chat(secret).status_code == 200
     for wrong in (None, "", "sk-aligner-x", secret[:-1], secret + "x", secret.upper(), "\udce9"):
-        headers = (
-            {}
-            if wrong is None
-            else {"Authorization": b"Bearer " + wrong.encode("utf-8", "surrogateescape")}
-        )
+        sent = (wrong or "").encode("utf-8", "surrogateescape")
+        headers = {} if wrong is None else {b"Authorization": b"Bearer " + sent}
         response = served.client.post(
             "/v1/chat/completions", json={**QUESTION, "model": "up+a"}, headers=headers
         )
@@ -264,8 +259,8 @@ def test_a_body_that_never_ends_is_given_up() -> None:
         sent.append(message)
 
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
-    scope |= {"query_string": b"", "client": ("127.0.0.1", 1)}
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/chat/completions"}
+    scope |= {"headers": headers, "query_string": b"", "client": ("127.0.0.1", 1)}
     asyncio.run(served.api(scope, receive, send))
     assert sent[0]["status"] == 408
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from aligner_serve import keys
+
 CONFIG = """
 base_url: http://127.0.0.1:9/v1
 upstreams: {up: {}}
-aligner:
-  source: {kind: path, uri: nowhere}
+aligners:
+  fixer: {source: {kind: path, uri: nowhere}}
 """
 
 
@@ -47,12 +49,23 @@ def test_a_port_in_use_is_told_before_anything_starts(config: Path) -> None:
     assert time.monotonic() - start < 10
 
 
-def test_a_host_that_is_not_ours_is_told(config: Path) -> None:
-    assert "192.0.2.1" in refused(serve("--config", str(config), "--set", "host=192.0.2.1"))
+def test_a_host_that_is_not_ours_is_told(config: Path, tmp_path: Path) -> None:
+    keys.write(tmp_path / "keys.yaml", [])
+    settings = ("host=192.0.2.1", f"access.keys={tmp_path / 'keys.yaml'}")
+    options = [word for setting in settings for word in ("--set", setting)]
+    assert "'192.0.2.1', port 8000: cannot be" in refused(serve("--config", str(config), *options))
+
+
+def test_a_port_for_others_is_not_opened_without_keys(config: Path, tmp_path: Path) -> None:
+    message = refused(serve("--config", str(config), "--set", "host=0.0.0.0"))
+    assert "access.keys" in message and "aligner keys new" in message
+    missing = tmp_path / "none.yaml"
+    options = ("--set", "host=0.0.0.0", "--set", f"access.keys={missing}")
+    assert str(missing) in refused(serve("--config", str(config), *options))
 
 
 def test_a_typo_is_told_with_the_key_that_was_meant(config: Path) -> None:
-    message = refused(serve("--config", str(config), "--set", "aligner.tiemout_s=5"))
+    message = refused(serve("--config", str(config), "--set", "aligners.fixer.tiemout_s=5"))
     assert "tiemout_s" in message and "timeout_s" in message
 
 
