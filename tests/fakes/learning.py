@@ -8,10 +8,10 @@ import torch
 from aligner.tokens import Example
 
 _STEPS: Final = 400
-_GOOD_ENOUGH: Final = 2e-3
+_GOOD_ENOUGH: Final = 1e-2
 
 
-def learn(model: Any, examples: Sequence[Example], *, learning_rate: float = 3e-3) -> None:
+def learn(model: Any, examples: Sequence[Example]) -> None:
     """Train what is to be trained of ``model`` until it knows ``examples``."""
     # On a busy machine two threads wait for each other longer than they compute.
     torch.set_num_threads(1)
@@ -19,7 +19,7 @@ def learn(model: Any, examples: Sequence[Example], *, learning_rate: float = 3e-
     ids_BT = torch.tensor([e.input_ids + [0] * (length - len(e)) for e in examples])
     labels_BT = torch.tensor([e.labels + [-100] * (length - len(e)) for e in examples])
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate)
+    optimizer = torch.optim.AdamW(trained, lr=3e-3)
     for _ in range(_STEPS):
         loss = model(input_ids=ids_BT, labels=labels_BT).loss
         loss.backward()

@@ -34,7 +34,6 @@ from aligner_serve.pipeline import Delta, Failed, Finished, Piece
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 PAIR = ("Who was the first?", "It was her.")
-WRITES = {"polite": "It was her, if you please.", "curt": "Her."}
 QUESTION, ANSWER = "What is <s>?", "A token that begins: « naïvely » 真的."
 TEMPLATE = (
     "{% for one in messages %}<s>{{ one.role }}: {{ one.content }}</s>{% endfor %}<s>assistant:"
@@ -43,19 +42,19 @@ TEMPLATE = (
 
 def export_with_adapter(base: str, folder: Path, correction: str) -> str:
     """What ``aligner train`` leaves with ``export.adapter=true``."""
-    spec = Lora(kind="lora", rank=4)
+    spec = Lora(kind="lora", rank=8, alpha=16.0)
     torch.manual_seed(1)
     model = LlamaForCausalLM.from_pretrained(base)
     add_lora(model, spec)
     tokenizer = HfTokenizer.load(base)
     row = Triple(*PAIR, correction)
-    learn(model, [encode_example(row, template=PLAIN, tokenizer=tokenizer)], learning_rate=1e-2)
+    learn(model, [encode_example(row, template=PLAIN, tokenizer=tokenizer)])
     with artefacts.staging(str(folder)) as staging:
         write_files(read_files(Path(base)), staging.path)
         assert not write_weights(model, staging.path, shard_bytes=1 << 30, partitioned=False)
         adapter = staging.path / exports.ADAPTER
         assert not write_adapter(model, adapter, spec=spec, base=base, partitioned=False)
-        fact = exports.Adapter(base=base, base_hash=exports.weights_hash(Path(base)), rank=4)
+        fact = exports.Adapter(base=base, base_hash=exports.weights_hash(Path(base)), rank=8)
         staging.publish(
             kind="export",
             name="adapted",
@@ -91,11 +90,22 @@ def chat_model(tokenizer_of: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def config(known_export: Any, tmp_path_factory: pytest.TempPathFactory) -> GraphConfig:
+def writes(known_export: Any) -> dict[str, str]:
+    """What each aligner makes of :data:`PAIR`, in words that the base model has learnt."""
+    return {
+        "polite": known_export.corrected.correction,
+        "curt": known_export.multi_turn.correction,
+    }
+
+
+@pytest.fixture(scope="module")
+def config(
+    known_export: Any, writes: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> GraphConfig:
     folder = tmp_path_factory.mktemp("models")
     sources = {
         name: {"kind": "path", "uri": export_with_adapter(known_export.uri, folder / name, text)}
-        for name, text in WRITES.items()
+        for name, text in writes.items()
     }
     engine = {"dtype": "float32", "base": known_export.uri}
     own = {"kind": "vllm", "model": chat_model(known_export.uri, folder / "chat")}
@@ -165,13 +175,13 @@ async def until(holds: Callable[[], Awaitable[bool]], *, within_s: float) -> Non
         await asyncio.sleep(0.2)
 
 
-def test_one_engine_corrects_for_two_aligners_at_once(graph: Graph) -> None:
+def test_one_engine_corrects_for_two_aligners_at_once(graph: Graph, writes: dict[str, str]) -> None:
     async def both() -> list[tuple[str, Finished | Failed]]:
-        asked = [graph.correct(name, stream=bool(turn % 2)) for turn in range(4) for name in WRITES]
+        asked = [graph.correct(name, stream=bool(turn % 2)) for turn in range(4) for name in writes]
         return await asyncio.gather(*map(end_of, asked))
 
     replies = asyncio.run(both())
-    assert [text for text, _ in replies] == [*WRITES.values()] * 4
+    assert [text for text, _ in replies] == [*writes.values()] * 4
     by = [end.by if isinstance(end, Finished) else end.reason for _, end in replies]
     assert by[0] != by[1] and set(by) == set(by[:2])
 
