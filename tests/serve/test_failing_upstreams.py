@@ -1,0 +1,332 @@
+"""The real gateway over HTTP, and an upstream that breaks in every way: who pays, and how long."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+import uvicorn
+from broken_api import ANSWER, RETRY_AFTER_S, Behaviour, BrokenApi
+
+from aligner.generation import Messages, Sampling
+from aligner.records import Turn
+from aligner_serve.asking import breakers_of, with_fallbacks
+from aligner_serve.config.graph import GraphConfig
+from aligner_serve.config.upstream import ApiUpstream
+from aligner_serve.gateway import Gateway
+from aligner_serve.ingress import build_api
+from aligner_serve.pipeline import Delta, Finished, Piece
+from aligner_serve.telemetry import Silent
+from aligner_serve.upstream import Upstream
+
+T = TypeVar("T")
+
+CANARY = "canary"
+CORRECTED = ANSWER.upper()
+DEADLINE_S = 10.0
+# The first seven end in the upstream's own limits, the others as soon as they are seen.
+BROKEN: Sequence[Behaviour] = (
+    "hangs",
+    "stalls",
+    "drips",
+    "comments",
+    "floods",
+    "floods_line",
+    "floods_error",
+    "breaks_off",
+    "ends_early",
+    "reports_error",
+    "garbage",
+    "garbage_stream",
+    "busy",
+    "fails",
+)
+
+
+class Direct:
+    """An upstream's deployment class in this process, without Ray between."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    def ask(
+        self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
+    ) -> AsyncGenerator[Piece]:
+        return self._upstream.ask(messages, sampling.model_dump(mode="json"), deadline_s, stream)
+
+
+class Shouting:
+    """A corrector."""
+
+    async def correct(
+        self,
+        question: str,
+        answer: str,
+        history: Sequence[Turn],
+        *,
+        deadline_s: float,
+        stream: bool,
+    ) -> AsyncGenerator[Piece]:
+        yield Delta(answer.upper())
+        yield Finished(by="shouting")
+
+    async def check_health(self) -> bool:
+        return True
+
+
+class Service:
+    """A gateway on a port, between clients and two APIs of which one breaks."""
+
+    def __init__(self, bad: BrokenApi, good: BrokenApi) -> None:
+        self.bad, self.good = bad, good
+        fragile = {
+            **{"raw": True, "max_attempts": 1, "timeout_s": 1.0},
+            **{"first_token_timeout_s": 0.3, "idle_timeout_s": 0.3},
+            "breaker": {"failures": 3, "open_s": 0.3},
+        }
+        self.config = GraphConfig.model_validate(
+            {
+                "deadline_s": DEADLINE_S,
+                "base_url": bad.base_url,
+                "upstreams": {
+                    "bad": fragile,
+                    "backed": {**fragile, "fallbacks": ["good"]},
+                    "patient": {"raw": True},
+                    "good": {"base_url": good.base_url, "raw": True},
+                },
+                "aligners": {"loud": {"source": {"kind": "path", "uri": "nowhere"}}},
+            }
+        )
+        self.breakers = breakers_of(self.config)
+        self._upstreams = [self._upstream(name) for name in self.config.upstreams]
+        direct = {
+            name: Direct(each)
+            for name, each in zip(self.config.upstreams, self._upstreams, strict=True)
+        }
+        gateway = Gateway(
+            self.config,
+            upstreams=with_fallbacks(self.config, direct, self.breakers),
+            correctors={"loud": Shouting()},
+            telemetry=Silent(),
+        )
+        self._server = uvicorn.Server(
+            uvicorn.Config(build_api(gateway), port=0, log_level="warning", access_log=False)
+        )
+        self._thread = threading.Thread(target=lambda: run(self._serve()), daemon=True)
+
+    async def _serve(self) -> None:
+        await self._server.serve()
+        for upstream in self._upstreams:
+            await upstream.aclose()
+
+    def _upstream(self, name: str) -> Upstream:
+        settings = self.config.upstreams[name]
+        assert isinstance(settings, ApiUpstream)
+        endpoint = self.config.endpoint(name).model_dump(mode="json")
+        return Upstream(name, endpoint, settings.model_dump(mode="json"))
+
+    def __enter__(self) -> "Service":
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/v1/chat/completions"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+    async def ask(self, client: httpx.AsyncClient, model: str, *, stream: bool = False) -> "Seen":
+        body = {"model": model, "messages": [{"role": "user", "content": "Why?"}]}
+        start = time.monotonic()
+        response = await client.post(self.url, json={**body, "stream": stream})
+        return Seen(response, time.monotonic() - start)
+
+    def one(self, model: str, *, stream: bool = False) -> "Seen":
+        return run(self._many([(model, stream)]))[0]
+
+    def many(self, asked: Sequence[tuple[str, bool]]) -> "list[Seen]":
+        return run(self._many(asked))
+
+    async def _many(self, asked: Sequence[tuple[str, bool]]) -> "list[Seen]":
+        async with httpx.AsyncClient(timeout=30) as client:
+            return await asyncio.gather(
+                *(self.ask(client, model, stream=stream) for model, stream in asked)
+            )
+
+    def states(self) -> dict[str, bool]:
+        """Of each upstream, whether its breaker is closed."""
+        return {name: breaker.state == "closed" for name, breaker in self.breakers.items()}
+
+    def recovers(self, model: str) -> float:
+        """Seconds until it answers again."""
+        start = time.monotonic()
+        while self.one(model).status != 200:
+            assert time.monotonic() - start < 10
+            time.sleep(0.05)
+        return time.monotonic() - start
+
+
+class Seen:
+    """What a client saw."""
+
+    def __init__(self, response: httpx.Response, seconds: float) -> None:
+        self.status, self.seconds = response.status_code, seconds
+        self.raw, self.headers = response.text, response.headers
+        self.events = [
+            json.loads(line.removeprefix("data: "))
+            for line in response.text.split("\n\n")
+            if line.startswith("data: {")
+        ]
+
+    @property
+    def text(self) -> str:
+        if not self.events:
+            return str(json.loads(self.raw)["choices"][0]["message"]["content"])
+        deltas = [event["choices"][0]["delta"] for event in self.events if event.get("choices")]
+        return "".join(delta.get("content") or "" for delta in deltas)
+
+    @property
+    def code(self) -> str:
+        errors = [event["error"] for event in self.events if "error" in event]
+        return str((errors or [json.loads(self.raw)["error"]])[0]["code"])
+
+    @property
+    def upstream(self) -> str:
+        body = self.events[-1] if self.events else json.loads(self.raw)
+        return str(body["aligner"]["upstream"])
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+@pytest.fixture(scope="module")
+def apis() -> Iterator[tuple[BrokenApi, BrokenApi]]:
+    with BrokenApi() as bad, BrokenApi() as good:
+        yield bad, good
+
+
+@pytest.fixture
+def service(apis: tuple[BrokenApi, BrokenApi]) -> Iterator[Service]:
+    bad, good = apis
+    bad.behaviour = "works"
+    with Service(bad, good) as service:
+        yield service
+
+
+def test_an_upstream_that_works_is_corrected_raw_and_streamed(service: Service) -> None:
+    for model, text in (("bad+loud", CORRECTED), ("bad", ANSWER)):
+        for stream in (False, True):
+            seen = service.one(model, stream=stream)
+            assert (seen.status, seen.text, seen.upstream) == (200, text, "bad")
+
+
+@pytest.mark.parametrize("behaviour", BROKEN)
+def test_it_costs_its_own_requests_alone_within_their_deadline_and_recovers(
+    service: Service, behaviour: Behaviour
+) -> None:
+    service.bad.behaviour = behaviour
+    broken = [("bad+loud", False), ("bad+loud", True)] * 4
+    whole = [("good+loud", False), ("good", True)] * 4
+    seen = service.many(broken + whole)
+    for each in seen[: len(broken)]:
+        assert each.status in (429, 502, 503, 504), each.raw
+        assert each.code.startswith("upstream_")
+        assert CANARY not in each.raw.lower()
+        assert each.seconds < DEADLINE_S
+    for each in seen[len(broken) :]:
+        assert each.status == 200 and each.seconds < DEADLINE_S
+    assert service.states() == {name: name != "bad" for name in service.breakers}
+    service.bad.behaviour = "works"
+    assert service.recovers("bad+loud") < 5 * RETRY_AFTER_S
+    assert all(service.states().values())
+
+
+@pytest.mark.parametrize("behaviour", BROKEN)
+def test_with_a_fallback_nobody_notices(service: Service, behaviour: Behaviour) -> None:
+    service.bad.behaviour = behaviour
+    for seen in service.many([("backed+loud", False), ("backed+loud", True)] * 4):
+        assert (seen.status, seen.text, seen.upstream) == (200, CORRECTED, "good")
+        assert seen.seconds < DEADLINE_S
+
+
+@pytest.mark.parametrize("behaviour", ["hangs", "fails", "garbage_stream"])
+def test_a_raw_stream_falls_back_before_its_first_token(
+    service: Service, behaviour: Behaviour
+) -> None:
+    service.bad.behaviour = behaviour
+    seen = service.one("backed", stream=True)
+    assert (seen.status, seen.text, seen.upstream) == (200, ANSWER, "good")
+
+
+def test_a_raw_stream_that_breaks_off_ends_in_an_error(service: Service) -> None:
+    service.bad.behaviour = "breaks_off"
+    seen = service.one("backed", stream=True)
+    assert seen.status == 200
+    assert ANSWER.startswith(seen.text) and seen.text
+    assert seen.code == "upstream_connection_lost"
+
+
+def test_an_open_breaker_answers_at_once_and_says_when_to_come_back(service: Service) -> None:
+    service.bad.behaviour = "hangs"
+    service.many([("bad+loud", False)] * 3)
+    asked = len(service.bad.requests)
+    seen = service.one("bad+loud")
+    assert (seen.status, seen.code) == (503, "upstream_breaker_open")
+    assert seen.headers["retry-after"] == "1"
+    assert seen.seconds < 1.0
+    assert len(service.bad.requests) == asked
+
+
+def test_what_the_upstream_says_of_its_limit_reaches_the_client(service: Service) -> None:
+    service.bad.behaviour = "busy"
+    seen = service.one("bad+loud")
+    assert (seen.status, seen.code) == (429, "upstream_http_429")
+    assert seen.headers["retry-after"] == str(RETRY_AFTER_S)
+
+
+def test_a_request_that_is_refused_leaves_the_breaker_closed(service: Service) -> None:
+    service.bad.behaviour = "refuses"
+    asked = len(service.good.requests)
+    for seen in service.many([("backed+loud", False)] * 6):
+        assert (seen.status, seen.code) == (502, "upstream_http_400")
+    assert service.breakers["backed"].state == "closed"
+    assert len(service.good.requests) == asked
+
+
+def test_an_upstream_that_is_down_is_found_again(service: Service) -> None:
+    service.bad.go_down()
+    for seen in service.many([("bad+loud", False)] * 3):
+        assert (seen.status, seen.code) == (502, "upstream_refused")
+        assert seen.seconds < DEADLINE_S
+    service.bad.come_up()
+    assert service.recovers("bad+loud") < 5.0
+
+
+def test_a_client_that_goes_away_hangs_up_on_the_upstream(service: Service) -> None:
+    service.bad.behaviour = "drips"
+    before = service.bad.hung_up
+
+    async def leave() -> None:
+        messages = [{"role": "user", "content": "Why?"}]
+        body = {"model": "patient", "messages": messages, "stream": True}
+        async with (
+            httpx.AsyncClient(timeout=30) as client,
+            client.stream("POST", service.url, json=body) as response,
+        ):
+            async for line in response.aiter_lines():
+                if "drip" in line:
+                    return
+
+    run(leave())
+    until = time.monotonic() + DEADLINE_S / 2
+    while service.bad.hung_up == before:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert all(service.states().values())
