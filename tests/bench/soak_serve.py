@@ -4,7 +4,7 @@ The whole graph as ``aligner serve`` starts it, in a process of its own on loopb
 upstream, a gateway and a corrector with vLLM on a tiny model that knows its corrections by heart,
 so that every reply can be held against what it should be. No part of ``make bench``.
 
-    python tests/bench/soak_serve.py [--requests 10000] [--in-flight 8] [--correctors 2] [--seed 0]
+    python tests/bench/soak_serve.py [--requests 10000] [--in-flight 8] [--correctors 1] [--seed 0]
 """
 
 import argparse
@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--in-flight", type=int, default=8)
-    parser.add_argument("--correctors", type=int, default=2)
+    parser.add_argument("--correctors", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     tiny = tiny_models()

@@ -12,6 +12,9 @@ import openai
 
 from aligner.records import Triple
 
+Way = Literal["plain", "stream", "correction"]
+WAYS: tuple[Way, ...] = ("plain", "stream", "correction")
+
 NAMED = frozenset({"passthrough", "blocked"})
 """Outcomes that a policy names."""
 
@@ -68,7 +71,7 @@ class Load:
         self._ended = False
 
     async def run(self, requests: int) -> None:
-        """Ask so many."""
+        """Ask so many; once only, for the connections are closed then."""
         left = iter(range(requests))
 
         async def one_after_the_other() -> None:
@@ -78,7 +81,8 @@ class Load:
                 await self._request()
                 await asyncio.sleep(self._pause_s)
 
-        await asyncio.gather(*(one_after_the_other() for _ in range(self._in_flight)))
+        async with self._client:
+            await asyncio.gather(*(one_after_the_other() for _ in range(self._in_flight)))
 
     def end(self) -> None:
         """Finish what is in flight and ask nothing further."""
@@ -86,7 +90,7 @@ class Load:
 
     async def _request(self) -> None:
         row = self._draw.choice(self._rows)
-        way = self._draw.choice(("plain", "stream", "correction"))
+        way = self._draw.choice(WAYS)
         self.tally.asked += 1
         started, failed = time.monotonic(), ""
         for attempt in range(1 + self._retries):
@@ -105,7 +109,7 @@ class Load:
             self.tally.lost[f"{way}: {failed}"] += 1
         self.tally.seconds.append(time.monotonic() - started)
 
-    async def _attempt(self, row: Triple, way: Literal["plain", "stream", "correction"]) -> None:
+    async def _attempt(self, row: Triple, way: Way) -> None:
         messages: Any = [{"role": "user", "content": row.question}]
         match way:
             case "plain":
