@@ -164,14 +164,14 @@ class Disturbances:
 
 
 async def soak(load: Load, disturbances: Disturbances, requests: int) -> None:
-    """All requests, and all that happens meanwhile."""
+    """At least so many requests, and as many as come while all that is to happen does."""
     happening = asyncio.create_task(disturbances.run(requests))
-    await load.run(requests)
-    if not happening.done():
-        print("  the requests were over before the disturbances were", flush=True)
-        happening.cancel()
-        return
-    await happening
+    running = asyncio.create_task(load.run(100 * requests))
+    while load.tally.done < requests or not happening.done():
+        await asyncio.sleep(0.2)
+    load.end()
+    await running
+    happening.result()
 
 
 def main() -> None:

@@ -16,6 +16,9 @@ from aligner.adapters.mlflow_tracker import MlflowTracker
 from aligner.manifest import Manifest
 from aligner.tracking import TrackingConfig
 
+_SERVES = ("ray::ServeReplica", "ray::ProxyActor", "ray::ServeController", "VLLM::")
+"""How the names of the processes begin that have to do with requests."""
+
 
 class Serving:
     """A running graph, from entering the block to leaving it."""
@@ -74,16 +77,16 @@ class Serving:
             time.sleep(0.2)
 
     def processes(self) -> dict[int, str]:
-        """Process id to name of everything that serves: replicas, proxy, controller, command."""
+        """Process id to name of everything that serves, engines and the command itself too."""
         found = {self.process.pid: "aligner serve"}
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
                 words = child.cmdline()
             except psutil.Error:
                 continue
-            if words and words[0].startswith(("ray::ServeReplica", "ray::Proxy", "ray::ServeCon")):
+            if words and words[0].startswith(_SERVES):
                 # "ray::ServeReplica:aligner:gateway.handle_request" -> "gateway"
-                found[child.pid] = words[0].split(":")[-1].split(".")[0]
+                found[child.pid] = words[0].split(":")[-1].split(".")[0].strip()
         return found
 
     def replicas(self, deployment: str) -> list[int]:
