@@ -41,8 +41,14 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         504: "A stage took longer than its limit",
     }.items()
 }
+_EVENT: Final = {
+    "description": "Of each event; `data` is a chunk as OpenAI's clients read it, or `[DONE]`",
+    "type": "object",
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+}
 _EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    200: {"content": {"text/event-stream": {"schema": _EVENT}}}
 }
 
 
@@ -216,7 +222,10 @@ def _add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def refused(_: Request, exc: HTTPException) -> JSONResponse:
-        return responses.error(exc.status_code, str(exc.detail), None, code="unknown_url")
+        response = responses.error(exc.status_code, str(exc.detail), None, code="unknown_url")
+        # A method that is not allowed must be answered with those that are.
+        response.headers.update(exc.headers or {})
+        return response
 
     @api.exception_handler(Exception)
     async def fault(_: Request, exc: Exception) -> JSONResponse:

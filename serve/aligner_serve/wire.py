@@ -6,7 +6,7 @@ must not look as if it had one.
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from aligner.generation import Messages, Sampling
 from aligner.records import Turn
@@ -17,8 +17,20 @@ MAX_PAIRS: Final = 64
 """Corrections of one request."""
 
 
+def _whole(value: object) -> object:
+    """JSON knows one kind of number: 1.0 is an integer, which "1" and true are not."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_WHOLE: Final = BeforeValidator(_whole)
+"""Stands behind the bounds of its field, or these would be missing from the description."""
+
+
+_Text = Annotated[str, Field(min_length=1)]
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class TextPart(_Strict):
@@ -32,7 +44,7 @@ class Message(_Strict):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str | list[TextPart], Field(min_length=1)]
+    content: _Text | Annotated[list[TextPart], Field(min_length=1)]
     name: str | None = None
 
     @property
@@ -67,14 +79,14 @@ class _Generation(_Strict):
     """``<upstream>+<aligner>``; see ``/v1/models``."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), _WHOLE] | None = None
     """Answers, each asked for and corrected by itself."""
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
     """This and the next five go to the upstream; the correction is decoded as configured."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    max_tokens: Annotated[int, Field(ge=1), _WHOLE] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), _WHOLE] | None = None
     stop: Stop | None = None
     """Ends the upstream's answer, and the corrected one too."""
     user: str | None = None
@@ -117,7 +129,7 @@ class ChatRequest(_Generation):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     """The last one is the user's question; earlier turns are its history."""
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), _WHOLE] | None = None
     metadata: dict[str, str] | None = None
     """Taken and not used."""
 

@@ -15,12 +15,15 @@ from typing import Any, Self
 
 import uvicorn
 
+from aligner.feedback import FeedbackRow
 from aligner.generation import Messages, Sampling
 from aligner.records import Turn
 from aligner_serve.config.graph import GraphConfig
+from aligner_serve.feedback_store import Kept
 from aligner_serve.gateway import Gateway
 from aligner_serve.ingress import build_api
 from aligner_serve.pipeline import Delta, Failed, Finished, Piece, Usage
+from aligner_serve.seeing import Seeing
 from aligner_serve.telemetry import Silent
 
 CORRECTED = "iron+fixer"
@@ -132,6 +135,14 @@ def gateway(graph: GraphConfig, *, latency_s: float = 0.0) -> Gateway:
     )
 
 
+class Forgetful:
+    """Takes feedback, and keeps none."""
+
+    async def keep(self, row: FeedbackRow) -> Kept:
+        """As if it were on the disk."""
+        return "kept"
+
+
 class FixedGateway:
     """The gateway in a child process on a free port, for the length of a ``with`` block."""
 
@@ -163,7 +174,7 @@ class FixedGateway:
 async def _serve(latency_s: float) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
-            build_api(gateway(config(), latency_s=latency_s)),
+            build_api(gateway(config(), latency_s=latency_s), Seeing(feedback=Forgetful())),
             port=0,
             log_level="warning",
             timeout_graceful_shutdown=1,

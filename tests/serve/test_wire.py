@@ -82,3 +82,15 @@ def test_a_correction_request_survives_its_trip(
     asked = wire.CorrectionRequest.model_validate_json(json.dumps(body))
     assert (asked.question, asked.answer) == (question, answer)
     assert [(turn.role, turn.text) for turn in asked.turns] == history
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n": "1"}, {"n": True}, {"n": 1.5}, {"stream": 1}, {"temperature": "0.5"}]
+)
+def test_nothing_is_guessed_from_another_kind_of_value(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        request(**changes)
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert request(n=2.0).n == 2
