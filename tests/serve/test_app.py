@@ -27,12 +27,17 @@ def graph(**changes: object) -> GraphConfig:
     return GraphConfig.model_validate(raw)
 
 
-def deployments(config: GraphConfig) -> dict[str, Any]:
-    """Of the application for ``config``, by name."""
-    released = release.Release(version="1", uri="u", content_hash="h", prompt_fingerprint="f" * 12)
+def deployments(config: GraphConfig, **versions: str) -> dict[str, Any]:
+    """Of the application for ``config``, by name; its seats serve 1 or what is given."""
+    released = {
+        seat: release.Release(
+            version=versions.get(seat, "1"), uri="u", content_hash="h", prompt_fingerprint="f" * 12
+        )
+        for seat in config.seats
+    }
     built: Any = app.build_with(
         config,
-        dict.fromkeys(config.seats, released),
+        released,
         dict.fromkeys(config.aligners, probe.Probe()),
     )
     found: dict[str, Any] = {}
@@ -113,3 +118,12 @@ def test_deploying_imports_no_engine(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_another_release_replaces_the_replicas_of_its_own_corrector_alone() -> None:
+    config = graph(aligners={"first": aligner(), "second": aligner()})
+    before, after = deployments(config), deployments(config, second="2")
+    assert before.keys() == after.keys()
+    assert all(before[name].version for name in before)
+    changed = {name for name in before if before[name].version != after[name].version}
+    assert changed == {"corrector-second"}
