@@ -41,6 +41,9 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         504: "A stage took longer than its limit",
     }.items()
 }
+_REFUSED: Final[dict[int | str, dict[str, Any]]] = {
+    status: _ERRORS[status] for status in (401, 403)
+}
 _EVENT: Final = {
     "description": "Of each event; `data` is a chunk as OpenAI's clients read it, or `[DONE]`",
     "type": "object",
@@ -120,7 +123,7 @@ def _add_models(api: FastAPI, gateway: Gateway) -> None:
     async def correction_batch(request: wire.CorrectionBatchRequest, known: Known) -> Response:
         return await gateway.correct_batch(request, known)
 
-    @api.get("/v1/models")
+    @api.get("/v1/models", responses=_REFUSED)
     async def models(known: Known) -> replies.ModelList:
         names = filter(known.who.may_use, gateway.config.served_models)
         return replies.ModelList(
@@ -142,7 +145,7 @@ def _add_metrics(api: FastAPI, seeing: Seeing) -> None:
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
     }
 
-    @api.get("/metrics", response_class=Response, responses=text)
+    @api.get("/metrics", response_class=Response, responses=_REFUSED | text)
     async def metrics() -> Response:
         page = b"" if seeing.metrics is None else await seeing.metrics()
         return Response(page, media_type=CONTENT_TYPE)
