@@ -64,11 +64,16 @@ Known = Annotated[Context, Depends(context_of)]
 
 
 def build_api(
-    gateway: Gateway, seeing: Seeing | None = None, quotas: Quotas | None = None
+    gateway: Gateway,
+    seeing: Seeing | None = None,
+    quotas: Quotas | None = None,
+    *,
+    behind_serve: bool = False,
 ) -> FastAPI:
     """The routes over ``gateway``; without ``seeing`` nothing is seen and no feedback kept.
 
     ``quotas`` keeps count of what callers may ask per minute; by default in this process.
+    ``behind_serve`` stands Serve's proxy, which brings an id with each request and tells it.
 
     Raises:
         ConfigError: The file of keys is missing, or holds none.
@@ -92,7 +97,7 @@ def build_api(
     api.add_middleware(Access, config=access, callers=callers_of(access), quotas=quotas or Ledger())
     paths = frozenset(str(getattr(route, "path", "")) for route in api.routes)
     api.add_middleware(Watch, watcher=seeing.watcher, ongoing=seeing.ongoing, routes=paths)
-    api.add_middleware(RequestId)
+    api.add_middleware(RequestId, tells=not behind_serve)
     return api
 
 
@@ -167,8 +172,10 @@ def _add_health(api: FastAPI, gateway: Gateway) -> None:
 class RequestId:
     """Gives each request an id, its own where it brings a usable one, and tells it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, tells: bool = True) -> None:
+        """Without ``tells`` somebody else tells the id that a request brings."""
         self._app = app
+        self._tells = tells
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -176,7 +183,8 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         brought = Headers(scope=scope).get(replies.REQUEST_ID_HEADER, "")
-        request_id = brought if _REQUEST_ID.fullmatch(brought) else uuid.uuid4().hex
+        usable = _REQUEST_ID.fullmatch(brought)
+        request_id = brought if usable else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def tell(message: Message) -> None:
@@ -184,7 +192,8 @@ class RequestId:
                 MutableHeaders(scope=message)[replies.REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        await self._app(scope, receive, tell)
+        told = usable and not self._tells
+        await self._app(scope, receive, send if told else tell)
 
 
 class Admission:
