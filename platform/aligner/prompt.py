@@ -12,7 +12,8 @@ is trained on as in the prompt, and what the Aligner wrote is unescaped.
 import hashlib
 import json
 import re
-from functools import cached_property
+from functools import lru_cache
+from itertools import chain
 from typing import Final, Literal
 
 from pydantic import Field, model_validator
@@ -86,11 +87,10 @@ class PromptTemplate(StrictModel):
         turns = {"user": self.user_turn, "assistant": self.assistant_turn}
         return "".join(turns[turn.role].replace("{text}", turn.text) for turn in history)
 
-    @cached_property
+    @property
     def frame(self) -> Frame:
         """The marks around the values."""
-        turns = [piece for turn in self._turns.values() for piece in turn]
-        return Frame(marks_of(*self._pieces[::2], *turns))
+        return _frame(self._pieces[::2] + tuple(chain(*self._turns.values())))
 
     @property
     def _pieces(self) -> tuple[str, str, str, str, str]:
@@ -112,6 +112,11 @@ class PromptTemplate(StrictModel):
             rest = end + rendered
             rendered = begin + self.frame.escape(text, left=begin, right=rest) + rest
         return rendered
+
+
+@lru_cache(maxsize=64)
+def _frame(pieces: tuple[str, ...]) -> Frame:
+    return Frame(marks_of(*pieces))
 
 
 def _around(turn: str) -> tuple[str, str]:

@@ -233,6 +233,12 @@ def test_a_custom_template_is_chosen_over_a_name() -> None:
     assert PromptChoice(use="a").template == prompt.A
 
 
+def test_a_changed_copy_has_a_frame_of_its_own() -> None:
+    assert PLAIN.frame.escape("A::") == "A::"
+    changed = PLAIN.model_copy(update={"template": "Q::{question}\nA::{answer}\nC::"})
+    assert changed.frame.escape("A::") == "A\\::"
+
+
 def test_a_template_survives_its_json() -> None:
     assert prompt.from_json(prompt.C.model_dump_json(), where="x") == prompt.C
     with pytest.raises(ConfigError, match=r"model\.json"):
