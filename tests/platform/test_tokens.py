@@ -33,7 +33,7 @@ def test_loss_falls_on_the_correction_and_its_end_alone(
     row = Triple(question, answer, correction)
     example = encode_example(row, template=A, tokenizer=Characters())
     learned = [label for label in example.labels if label != IGNORED]
-    assert learned == [*Characters().encode(correction), 2]
+    assert learned == [*Characters().encode(A.frame.escape(correction)), 2]
     assert len(example.labels) == len(example.input_ids) == len(example)
     assert example.input_ids[-len(learned) :] == learned
 
