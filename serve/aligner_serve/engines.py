@@ -22,6 +22,9 @@ MODEL: Final = "model"
 """What the engine calls its own weights; its adapters have names of their own."""
 
 _PREFIX: Final = "data: "
+_GATHERED_S: Final = 0.02
+"""Each piece costs a message between processes, which a fast engine would write by the hundred."""
+
 _RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the largest rank of adapters."""
 
@@ -100,13 +103,18 @@ class Engine:
         if self._server.engine is not None:
             await self._server.engine.shutdown()
 
-    async def decode(
+    def decode(
         self, work: Decoding, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Decoded | Failed]:
         """The tokens as they come, or at once; closing it ends the work on them.
 
         The deadline is kept here, too: a caller that died tells nobody to stop.
         """
+        return _gathered(self._decode(work, deadline_s=deadline_s, stream=stream))
+
+    async def _decode(
+        self, work: Decoding, *, deadline_s: float, stream: bool
+    ) -> AsyncGenerator[Decoded | Failed]:
         deadline = asyncio.get_running_loop().time() + deadline_s
         left = len(work.prompt) + work.expected_tokens
         self.queued_tokens += left
@@ -130,6 +138,21 @@ class Engine:
                     self.queued_tokens, left, done = self.queued_tokens - done, left - done, 0
         finally:
             self.queued_tokens -= left
+
+
+async def _gathered(decoded: AsyncGenerator[Decoded | Failed]) -> AsyncGenerator[Decoded | Failed]:
+    """The first tokens at once, those that come right after others together with the next."""
+    now = asyncio.get_running_loop().time
+    given_at, held = 0.0, Decoded([], "")
+    async with aclosing(decoded):
+        async for one in decoded:
+            if isinstance(one, Failed):
+                yield one
+                return
+            held = Decoded(held.ids + one.ids, held.text + one.text, one.finish)
+            if held.finish or now() - given_at >= _GATHERED_S:
+                yield held
+                given_at, held = now(), Decoded([], "")
 
 
 def _decoded(item: Any) -> list[Decoded | Failed]:

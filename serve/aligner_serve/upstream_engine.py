@@ -1,6 +1,5 @@
 """The deployment of an upstream that the graph runs itself: a chat model in an engine."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final
@@ -25,9 +24,6 @@ from aligner_serve.scaling_policy import QUEUED_TOKENS
 
 REFUSED: Final = "refused"
 """The model is not made for such a conversation."""
-
-_GATHERED_S: Final = 0.05
-"""Each piece costs a message between processes: what comes sooner goes with the next."""
 
 
 class UpstreamEngine:
@@ -100,8 +96,6 @@ class UpstreamEngine:
     async def _answer(
         self, decoded: AsyncGenerator[Any], *, prompt_tokens: int
     ) -> AsyncGenerator[Piece]:
-        now = asyncio.get_running_loop().time
-        gathered, given_at = "", 0.0
         tokens, finish = 0, None
         async with aclosing(decoded):
             async for chunk in decoded:
@@ -110,10 +104,8 @@ class UpstreamEngine:
                     return
                 finish = chunk.finish
                 tokens += len([i for i in chunk.ids if i not in self._end_ids])
-                gathered += chunk.text
-                if gathered and (finish or now() - given_at >= _GATHERED_S):
-                    yield Delta(gathered)
-                    gathered, given_at = "", now()
+                if chunk.text:
+                    yield Delta(chunk.text)
         match finish:
             case "stop" | "length":
                 yield Finished(Usage(prompt_tokens, tokens), finish, self._name)

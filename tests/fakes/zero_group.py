@@ -20,6 +20,7 @@ from torch import distributed
 
 from aligner_jobs.config.train import TrainConfig
 from aligner_jobs.runtime import worker_env
+from aligner_jobs.train.adapter_file import write_adapter
 from aligner_jobs.train.batches import epoch_batches
 from aligner_jobs.train.corpus import Corpus
 from aligner_jobs.train.engine import start_engine, train_step
@@ -101,6 +102,15 @@ def main() -> None:
             partitioned=config.zero.stage == 3,
         )
         assert failure is None
+        if config.adapter is not None:
+            failure = write_adapter(
+                engine.module,
+                place / "adapter" if rank == 0 else None,
+                spec=config.adapter,
+                base="base",
+                partitioned=config.zero.stage == 3,
+            )
+            assert failure is None
         # Where the first worker cannot write, the others do not wait for it.
         refused = write_weights(
             engine.module,

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import own_process
 import psutil
 import pytest
 import torch
@@ -26,8 +27,9 @@ from aligner_jobs.config.adapter import Lora
 from aligner_jobs.train.adapter_file import write_adapter
 from aligner_jobs.train.lora import add_lora
 from aligner_jobs.train.weights import write_weights
-from aligner_serve import app, chat_prompt, probe, release, runtime
+from aligner_serve import app, chat_prompt, probe, release
 from aligner_serve.config.graph import GraphConfig
+from aligner_serve.corrector import Corrector
 from aligner_serve.handles import CorrectorHandle, UpstreamHandle
 from aligner_serve.pipeline import Delta, Failed, Finished, Piece
 
@@ -132,7 +134,7 @@ class Graph:
             name: release.resolve(seat.source, config.tracking)
             for name, seat in config.seats.items()
         }
-        correctors = app._correctors(config, released, probe.load_all(config))
+        correctors = app._correctors(config, released, probe.load_all(config), Corrector)
         assert correctors["polite"] is correctors["curt"]
         handle = serve.run(correctors["polite"], name="correctors", route_prefix=None)
         self.correctors = {name: CorrectorHandle(handle, name) for name in config.aligners}
@@ -155,7 +157,7 @@ class Graph:
 
 @pytest.fixture(scope="module")
 def graph(config: GraphConfig) -> Iterator[Graph]:
-    with runtime.ray_and_serve(config):
+    with own_process.ray_and_serve(config):
         yield Graph(config)
 
 

@@ -1,12 +1,15 @@
 """What the engine is told; ``test_engine_serving.py`` has real ones."""
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
 from aligner_serve import engines
 from aligner_serve.config.aligner import EngineConfig
+from aligner_serve.pipeline import Failed
 
 
 def test_the_engine_takes_its_sampling_from_us_alone() -> None:
@@ -34,6 +37,22 @@ def test_all_adapters_have_room_at_once(ranks: list[int], largest: int) -> None:
 def test_an_adapter_tells_its_rank(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 12}))
     assert engines.rank_of(tmp_path) == 12
+
+
+def test_tokens_that_come_fast_are_handed_on_together() -> None:
+    async def fast() -> AsyncGenerator[engines.Decoded | Failed]:
+        for number in range(50):
+            yield engines.Decoded([number], f"{number} ", "stop" if number == 49 else None)
+
+    async def gathered() -> list[engines.Decoded | Failed]:
+        return [one async for one in engines._gathered(fast())]
+
+    first, *_, last = found = asyncio.run(gathered())
+    assert first == engines.Decoded([0], "0 ")
+    assert len(found) < 10
+    assert isinstance(last, engines.Decoded) and last.finish == "stop"
+    texts = [one.text for one in found if isinstance(one, engines.Decoded)]
+    assert "".join(texts) == "".join(f"{number} " for number in range(50))
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import own_process
 import pytest
 from ray import serve
 
 from aligner.runtime_env import free_port
-from aligner_serve import app, runtime
+from aligner_serve import app
 from aligner_serve.config.graph import GraphConfig
-from aligner_serve.config.scaling import EngineScaling
+from aligner_serve.config.scaling import EngineScaling, Scaling
+from aligner_serve.handles import CorrectorHandle
+from aligner_serve.pipeline import BUSY, Failed, Finished, Piece
 from aligner_serve.scaling_policy import QUEUED_TOKENS, RequestsAndTokens, wanted_replicas
 
 
@@ -79,24 +82,31 @@ class Works:
         finally:
             self._tokens -= tokens
 
+    async def correct(self, *_: object) -> AsyncGenerator[Piece]:
+        await asyncio.sleep(2)
+        yield Finished(by="works")
+
     def record_autoscaling_stats(self) -> dict[str, float]:
         return {QUEUED_TOKENS: self._tokens}
 
 
 class Scaled:
-    """Three deployments, each with the options of the graph's."""
+    """Deployments with the options of the graph's, three that grow and one that takes little."""
 
     def __init__(self, config: GraphConfig) -> None:
         scaling = EngineScaling(
             max_replicas=3, num_cpus=0.1, target_queued_tokens=100, target_ongoing_requests=4,
             max_ongoing_requests=4, look_back_s=1, upscale_delay_s=0.5, downscale_delay_s=1,
         )  # fmt: skip
-        options = app._options(config, scaling)
-        self.handles = {
+        few = Scaling(max_ongoing_requests=1, max_queued_requests=1, target_ongoing_requests=1)
+        scalings = {"gateway": scaling, "upstream": scaling, "corrector": scaling, "few": few}
+        self.handles: dict[str, Any] = {
             name: serve.run(
-                serve.deployment(name=name, **options)(Works).bind(), name=name, route_prefix=None
+                serve.deployment(name=name, **app._options(config, scaling))(Works).bind(),
+                name=name,
+                route_prefix=None,
             )
-            for name in ("gateway", "upstream", "corrector")
+            for name, scaling in scalings.items()
         }
 
     async def work(self, name: str, tokens: int, seconds: float) -> list[int]:
@@ -128,11 +138,8 @@ def scaled() -> Iterator[Scaled]:
             "aligners": {"fixer": {"source": {"kind": "path", "uri": "nowhere"}}},
         }
     )
-    with runtime.ray_and_serve(config):
+    with own_process.ray_and_serve(config):
         yield Scaled(config)
-
-
-Work = Awaitable[list[list[int]]]
 
 
 @pytest.mark.e2e
@@ -155,3 +162,24 @@ def test_a_deployment_grows_by_itself_and_its_replicas_finish_what_they_have(
         await scaled.until(lambda running: running[name] == 1)
 
     asyncio.run(load())
+
+
+@pytest.mark.e2e
+def test_what_finds_no_place_in_the_queue_is_turned_away_at_once(scaled: Scaled) -> None:
+    corrector = CorrectorHandle(scaled.handles["few"], "fixer")
+
+    async def ask() -> tuple[Piece, float]:
+        started = time.monotonic()
+        (piece,) = [
+            piece async for piece in corrector.correct("q", "a", (), deadline_s=20, stream=False)
+        ]
+        return piece, time.monotonic() - started
+
+    async def crowd() -> list[tuple[Piece, float]]:
+        return await asyncio.gather(*(ask() for _ in range(6)))
+
+    ends = asyncio.run(crowd())
+    refused = [seconds for piece, seconds in ends if piece == Failed(BUSY)]
+    assert {type(piece) for piece, _ in ends} == {Finished, Failed}
+    assert len(refused) >= 3
+    assert max(refused) < 1.5

@@ -134,6 +134,18 @@ def test_additions_of_low_rank_learn_alike_whole_and_partitioned(
     assert whole[-1] < whole[0] - 0.3
 
 
+def test_additions_are_written_alike_whole_and_partitioned(
+    trained: dict[str, tuple[list[float], Path]],
+) -> None:
+    expected, found = (
+        weights(trained[way][1] / "adapter") for way in ("zero-0-lora", "zero-3-lora-recompute")
+    )
+    assert found.keys() == expected.keys()
+    assert any(value.any() for name, value in found.items() if "lora_B" in name)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], atol=2e-3, rtol=0)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_ends_with_the_same_weights(
     trained: dict[str, tuple[list[float], Path]], way: str
