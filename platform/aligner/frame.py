@@ -44,9 +44,9 @@ class Frame:
 
     @cached_property
     def _escaped(self) -> re.Pattern[str]:
-        """A character and the escapes behind it."""
-        escape = re.escape(self._escape)
-        return re.compile(f"[^{escape}]{escape}+")
+        """A character that begins a mark, and the escapes behind it."""
+        firsts = "|".join(sorted({re.escape(mark[0]) for mark in self.marks})) or r"(?!)"
+        return re.compile(f"(?:{firsts}){re.escape(self._escape)}+")
 
     def escape(self, value: str, *, left: str = "", right: str = "") -> str:
         """``value`` with no mark in it.
