@@ -66,6 +66,8 @@ class Frame:
 
     def unescape(self, text: str) -> str:
         """The value that :meth:`escape` wrote as ``text``; any other text mostly as it is."""
+        if self._escape not in text:
+            return text
         # From the end: whether a mark goes on behind an escape is only known once that is undone.
         for match in reversed(list(self._escaped.finditer(text))):
             if self._first.match(text, match.start()):
@@ -74,6 +76,8 @@ class Frame:
 
     def settled(self, text: str) -> str:
         """As much of the unescaped text as is known while ``text`` may still go on."""
+        if self._escape not in text:
+            return text
         end = len(text)
         for match in reversed(list(self._escaped.finditer(text))):
             behind = text[match.end() : end].replace(self._escape, "")
