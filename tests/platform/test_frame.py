@@ -20,7 +20,7 @@ def hostile(draw: st.DrawFn) -> tuple[Frame, str]:
     return frame, "".join(draw(st.lists(pieces, max_size=8)))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(hostile())
 def test_what_is_escaped_holds_no_mark_and_comes_back(made: tuple[Frame, str]) -> None:
     frame, value = made
@@ -29,7 +29,7 @@ def test_what_is_escaped_holds_no_mark_and_comes_back(made: tuple[Frame, str]) -
     assert frame.unescape(written) == value
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(hostile(), st.integers(0, 60))
 def test_what_is_settled_stays_whatever_follows(made: tuple[Frame, str], at: int) -> None:
     frame, text = made
