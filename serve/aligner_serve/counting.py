@@ -70,6 +70,11 @@ class RayMetrics:
             ("route",),
         )
         self._traces: Any = counter("aligner_traces", "Traces, sent or lost.", ("result",))
+        self._feedback: Any = counter(
+            "aligner_feedback",
+            "Feedback by verdict, and what became of it (kept, busy, full, away).",
+            ("verdict", "result"),
+        )
 
     def ended(self, record: Ended) -> None:
         """Count the outcome, and what each stage took."""
@@ -92,6 +97,10 @@ class RayMetrics:
         """Count traces that were ``sent`` to MLflow, or ``lost``."""
         if traces:
             self._traces.inc(traces, tags={"result": result})
+
+    def fed(self, verdict: str, result: str) -> None:
+        """Count a piece of feedback and what became of it."""
+        self._feedback.inc(tags={"verdict": verdict, "result": result})
 
     def _stage(self, stage: StageReport) -> None:
         tags = {"stage": stage.stage, "name": who(stage)}

@@ -7,10 +7,12 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from aligner.feedback import FeedbackRow
 from aligner_serve.breaker import Breaker, State
+from aligner_serve.config.feedback import FeedbackConfig
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.counting import Gauges, RayMetrics
-from aligner_serve.feedback_store import FeedbackFiles
+from aligner_serve.feedback_store import FeedbackFiles, Kept
 from aligner_serve.metrics_page import MetricsPage, ray_agents
 from aligner_serve.request_log import RequestLog
 from aligner_serve.seeing import Seeing
@@ -56,7 +58,7 @@ class Observing:
             watcher=Watchers(watchers),
             ongoing=ongoing,
             metrics=MetricsPage(ray_agents).text,
-            feedback=None if config.feedback is None else FeedbackFiles(config.feedback),
+            feedback=None if config.feedback is None else _Counted(config.feedback, metrics),
         )
 
     def start(self) -> None:
@@ -64,6 +66,20 @@ class Observing:
         self._gauges.start()
         if self._traces is not None:
             self._traces.start()
+
+
+class _Counted:
+    """The feedback of this replica, each piece counted with what became of it."""
+
+    def __init__(self, config: FeedbackConfig, metrics: RayMetrics) -> None:
+        self._files = FeedbackFiles(config)
+        self._metrics = metrics
+
+    async def keep(self, row: FeedbackRow) -> Kept:
+        """See :class:`FeedbackStore`."""
+        kept = await self._files.keep(row)
+        self._metrics.fed(row.verdict, kept)
+        return kept
 
 
 async def _hand_over(tracer: Any, batch: list[dict[str, Any]]) -> int:

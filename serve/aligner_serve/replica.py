@@ -47,9 +47,7 @@ class GatewayReplica:
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the replica starts."""
         self._observing.start()
-        return build_api(
-            self._gateway, self._observing.seeing, self._quotas, behind_serve=True
-        )
+        return build_api(self._gateway, self._observing.seeing, self._quotas, behind_serve=True)
 
 
 def _routed(config: GraphConfig, seats: dict[str, Any]) -> dict[str, AskableCorrector]:
