@@ -84,8 +84,8 @@ def page(told: Iterable[str], *, silent: int = 0) -> bytes:
                 key = (sample.name, tuple(sorted(labels.items())))
                 values[key] = values.get(key, 0.0) + sample.value
                 owners[sample.name] = family.name
-    for (name, labels), value in values.items():
-        summed[owners[name]].samples.append(Sample(_short(name), dict(labels), value))
+    for (name, pairs), value in values.items():
+        summed[owners[name]].samples.append(Sample(_short(name), dict(pairs), value))
     for family in summed.values():
         family.name = _short(family.name)
     away = GaugeMetricFamily(

@@ -31,7 +31,7 @@ def logged(*records: Answered, **settings: Any) -> list[dict[str, Any]]:
     logger.propagate = False
     logger.addHandler(lines)
     try:
-        log = RequestLog(ObservingConfig(prices=PRICES, **settings))  # type: ignore[arg-type]
+        log = RequestLog(ObservingConfig(prices=PRICES, **settings))
         for record in records:
             log.answered(record)
     finally:

@@ -21,8 +21,18 @@ def answered(model: str = "iron+fixer", **changes: Any) -> Answered:
     return seen.told.last
 
 
-def handed_over(records: list[Answered], *, takes: int | None = None, **settings: Any) -> Any:
-    """What is handed over of ``records``, and what is counted; ``takes`` is a lossy receiver."""
+def handed_over(
+    records: list[Answered],
+    *,
+    takes: int | None = None,
+    wanted: int | None = None,
+    **settings: Any,
+) -> Any:
+    """What is handed over of ``records``, and what is counted.
+
+    ``takes`` is how many of each batch the receiver takes, ``wanted`` how many are waited for.
+    """
+    wanted = len(records) if wanted is None else wanted
     got: list[Trace] = []
     told: Counter[str] = Counter()
 
@@ -39,7 +49,7 @@ def handed_over(records: list[Answered], *, takes: int | None = None, **settings
             traces.answered(record)
         traces.start()
         deadline = time.monotonic() + 5
-        while sum(told.values()) < len(records) and time.monotonic() < deadline:
+        while sum(told.values()) < wanted and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
 
     asyncio.run(run())
@@ -90,7 +100,6 @@ def test_the_sample_is_handed_over_and_counted() -> None:
     got, told = handed_over([answered() for _ in range(3)], trace_share=1.0)
     assert len(got) == 3
     assert told == {"sent": 3, "lost": 0}
-    assert handed_over([], trace_share=0.0) == ([], {})
 
 
 def test_what_is_not_taken_is_counted_as_lost() -> None:
@@ -104,11 +113,11 @@ def test_no_more_than_so_many_wait() -> None:
 
 
 def test_requests_outside_the_sample_and_refused_ones_leave_no_trace() -> None:
-    told: Counter[str] = Counter()
-    traces = Traces(ObservingConfig(trace_share=1.0), lambda _: asyncio.sleep(0, 0), told.update)
-    traces.answered(answered("nobody"))
-    Traces(ObservingConfig(), lambda _: asyncio.sleep(0, 0), told.update).answered(answered())
-    assert not traces._waiting
+    refused, asked = answered("nobody"), answered()
+    got, told = handed_over([refused, asked], wanted=1, trace_share=1.0)
+    assert [trace.request_id for trace in got] == [asked.request_id]
+    assert told == {"sent": 1, "lost": 0}
+    assert handed_over([asked], wanted=0, trace_share=0.0) == ([], {})
 
 
 def test_mlflow_shows_a_trace_with_both_stages(tmp_path: Path) -> None:
