@@ -19,6 +19,9 @@ from aligner.tracking import TrackingConfig
 _SERVES = ("ray::ServeReplica", "ray::ProxyActor", "ray::ServeController", "VLLM::")
 """How the names of the processes begin that have to do with requests."""
 
+_STARTS = "initialize_and_get_metadata"
+"""What a replica is at that does not serve yet."""
+
 
 class Serving:
     """A running graph, from entering the block to leaving it."""
@@ -84,7 +87,7 @@ class Serving:
                 words = child.cmdline()
             except psutil.Error:
                 continue
-            if words and words[0].startswith(_SERVES):
+            if words and words[0].startswith(_SERVES) and _STARTS not in words[0]:
                 # "ray::ServeReplica:aligner:gateway.handle_request" -> "gateway"
                 found[child.pid] = words[0].split(":")[-1].split(".")[0].strip()
         return found
