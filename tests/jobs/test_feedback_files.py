@@ -1,4 +1,6 @@
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +10,8 @@ from aligner.records import Answered, Triple
 from aligner_jobs.config.sources import FeedbackSource, brings
 from aligner_jobs.raw_rows import BadRow
 from aligner_jobs.sources import Item, pieces, read
+from aligner_serve.config.feedback import FeedbackConfig
+from aligner_serve.feedback_store import FeedbackFiles
 
 
 def row(request: str, at_ms: int, verdict: str = "accept", edit: str | None = None) -> FeedbackRow:
@@ -92,3 +96,18 @@ def test_rejected_corrections_can_be_left_to_the_teacher(tmp_path: Path) -> None
     assert isinstance(found, Item) and isinstance(found.row, Answered)
     assert found.row.upstream == "iron"
     assert (brings(of), brings(source(tmp_path))) == ("answers", "corrections")
+
+
+def test_what_a_gateway_keeps_in_an_object_store_is_read_from_there(s3: Any) -> None:
+    uri = "s3://test/feedback/said"
+    rows = [row(f"r{number}", number) for number in range(6)]
+
+    async def keep() -> set[str]:
+        replicas = [FeedbackFiles(FeedbackConfig(uri=uri)) for _ in range(2)]
+        kept = [replica.keep(one) for replica in replicas for one in rows]
+        return set(await asyncio.gather(*kept))
+
+    assert asyncio.run(keep()) == {"kept"}
+    found = items(FeedbackSource(kind="feedback", path=uri))
+    assert corrections(found) == {f"r{number}?": "C" for number in range(6)}
+    assert reasons(found) == ["superseded"] * 6
