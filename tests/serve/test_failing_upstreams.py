@@ -1,16 +1,14 @@
 """The real gateway over HTTP, and an upstream that breaks in every way: who pays, and how long."""
 
 import asyncio
-import json
 import threading
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
-import httpx
 import pytest
 import uvicorn
 from broken_api import ANSWER, RETRY_AFTER_S, Behaviour, BrokenApi
+from gateway_client import Client
 
 from aligner.generation import Messages, Sampling
 from aligner.records import Turn
@@ -22,8 +20,6 @@ from aligner_serve.ingress import build_api
 from aligner_serve.pipeline import Delta, Finished, Piece
 from aligner_serve.telemetry import Silent
 from aligner_serve.upstream import Upstream
-
-T = TypeVar("T")
 
 CANARY = "canary"
 CORRECTED = ANSWER.upper()
@@ -78,7 +74,7 @@ class Shouting:
         return True
 
 
-class Service:
+class Service(Client):
     """A gateway on a port, between clients and two APIs of which one breaks."""
 
     def __init__(self, bad: BrokenApi, good: BrokenApi) -> None:
@@ -116,7 +112,7 @@ class Service:
         self._server = uvicorn.Server(
             uvicorn.Config(build_api(gateway), port=0, log_level="warning", access_log=False)
         )
-        self._thread = threading.Thread(target=lambda: run(self._serve()), daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
     async def _serve(self) -> None:
         await self._server.serve()
@@ -134,76 +130,16 @@ class Service:
         while not self._server.started:
             time.sleep(0.01)
         port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}/v1/chat/completions"
+        super().__init__(f"http://127.0.0.1:{port}")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join()
 
-    async def ask(self, client: httpx.AsyncClient, model: str, *, stream: bool = False) -> "Seen":
-        body = {"model": model, "messages": [{"role": "user", "content": "Why?"}]}
-        start = time.monotonic()
-        response = await client.post(self.url, json={**body, "stream": stream})
-        return Seen(response, time.monotonic() - start)
-
-    def one(self, model: str, *, stream: bool = False) -> "Seen":
-        return run(self._many([(model, stream)]))[0]
-
-    def many(self, asked: Sequence[tuple[str, bool]]) -> "list[Seen]":
-        return run(self._many(asked))
-
-    async def _many(self, asked: Sequence[tuple[str, bool]]) -> "list[Seen]":
-        async with httpx.AsyncClient(timeout=30) as client:
-            return await asyncio.gather(
-                *(self.ask(client, model, stream=stream) for model, stream in asked)
-            )
-
     def states(self) -> dict[str, bool]:
         """Of each upstream, whether its breaker is closed."""
         return {name: breaker.state == "closed" for name, breaker in self.breakers.items()}
-
-    def recovers(self, model: str) -> float:
-        """Seconds until it answers again."""
-        start = time.monotonic()
-        while self.one(model).status != 200:
-            assert time.monotonic() - start < 10
-            time.sleep(0.05)
-        return time.monotonic() - start
-
-
-class Seen:
-    """What a client saw."""
-
-    def __init__(self, response: httpx.Response, seconds: float) -> None:
-        self.status, self.seconds = response.status_code, seconds
-        self.raw, self.headers = response.text, response.headers
-        self.events = [
-            json.loads(line.removeprefix("data: "))
-            for line in response.text.split("\n\n")
-            if line.startswith("data: {")
-        ]
-
-    @property
-    def text(self) -> str:
-        if not self.events:
-            return str(json.loads(self.raw)["choices"][0]["message"]["content"])
-        deltas = [event["choices"][0]["delta"] for event in self.events if event.get("choices")]
-        return "".join(delta.get("content") or "" for delta in deltas)
-
-    @property
-    def code(self) -> str:
-        errors = [event["error"] for event in self.events if "error" in event]
-        return str((errors or [json.loads(self.raw)["error"]])[0]["code"])
-
-    @property
-    def upstream(self) -> str:
-        body = self.events[-1] if self.events else json.loads(self.raw)
-        return str(body["aligner"]["upstream"])
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
 
 
 @pytest.fixture(scope="module")
@@ -313,18 +249,7 @@ def test_a_client_that_goes_away_hangs_up_on_the_upstream(service: Service) -> N
     service.bad.behaviour = "drips"
     before = service.bad.hung_up
 
-    async def leave() -> None:
-        messages = [{"role": "user", "content": "Why?"}]
-        body = {"model": "patient", "messages": messages, "stream": True}
-        async with (
-            httpx.AsyncClient(timeout=30) as client,
-            client.stream("POST", service.url, json=body) as response,
-        ):
-            async for line in response.aiter_lines():
-                if "drip" in line:
-                    return
-
-    run(leave())
+    service.leave("patient", stream=True)
     until = time.monotonic() + DEADLINE_S / 2
     while service.bad.hung_up == before:
         assert time.monotonic() < until

@@ -1,0 +1,126 @@
+"""The same through Ray Serve: proxy, gateway and upstreams each in a process of their own."""
+
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
+
+import pytest
+from broken_api import ANSWER, RETRY_AFTER_S, Behaviour, BrokenApi
+from gateway_client import Client
+from ray import serve
+
+from aligner.records import Turn
+from aligner.runtime_env import free_port
+from aligner_serve import app, runtime
+from aligner_serve.config.graph import GraphConfig
+from aligner_serve.pipeline import Delta, Finished, Piece
+from aligner_serve.replica import GatewayReplica
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
+
+CORRECTED = ANSWER.upper()
+DEADLINE_S = 10.0
+
+
+class Shouting:
+    """Stands for a corrector: no engine is needed here."""
+
+    async def correct(
+        self,
+        aligner: str,
+        question: str,
+        answer: str,
+        history: Sequence[Turn],
+        deadline_s: float,
+        stream: bool,
+    ) -> AsyncGenerator[Piece]:
+        yield Delta(answer.upper())
+        yield Finished(by="shouting")
+
+    async def check_health(self) -> None:
+        pass
+
+
+class Served(Client):
+    """A graph in Serve, and the API that breaks behind two of its upstreams."""
+
+    def __init__(self, config: GraphConfig, bad: BrokenApi) -> None:
+        super().__init__(config.url)
+        self.bad = bad
+        options = app._options(config, config.gateway)
+        corrector: Any = serve.deployment(name="corrector", **options)(Shouting)
+        gateway = serve.deployment(name="gateway", **options)(serve.ingress()(GatewayReplica))
+        upstreams = {name: app._upstream(config, name) for name in config.upstreams}
+        serve.run(
+            gateway.bind(config.model_dump(mode="json"), upstreams, {"loud": corrector.bind()}),
+            name="aligner",
+        )
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with BrokenApi() as bad, BrokenApi() as good:
+        fragile = {
+            **{"raw": True, "max_attempts": 1, "timeout_s": 3.0},
+            **{"first_token_timeout_s": 1.0, "idle_timeout_s": 1.0},
+            "breaker": {"failures": 3, "open_s": 0.3},
+        }
+        config = GraphConfig.model_validate(
+            {
+                "port": free_port(),
+                "deadline_s": DEADLINE_S,
+                "base_url": bad.base_url,
+                "upstreams": {
+                    "bad": fragile,
+                    "backed": {**fragile, "fallbacks": ["good"]},
+                    "patient": {"raw": True},
+                    "good": {"base_url": good.base_url, "raw": True},
+                },
+                "aligners": {"loud": {"source": {"kind": "path", "uri": "nowhere"}}},
+                "shutdown_timeout_s": 2,
+            }
+        )
+        with runtime.ray_and_serve(config):
+            yield Served(config, bad)
+
+
+@pytest.mark.parametrize(
+    "behaviour", ["hangs", "stalls", "breaks_off", "garbage_stream", "busy", "floods", "fails"]
+)
+def test_it_costs_its_own_requests_alone_and_recovers(served: Served, behaviour: Behaviour) -> None:
+    served.bad.behaviour = behaviour
+    kinds = [("bad+loud", False), ("bad+loud", True), ("good+loud", False), ("good", True)]
+    backed = [("backed+loud", False), ("backed+loud", True)]
+    seen = served.many((kinds + backed) * 2)
+    for (model, _), each in zip((kinds + backed) * 2, seen, strict=True):
+        assert each.seconds < DEADLINE_S
+        if model.startswith("bad"):
+            assert each.status in (429, 502, 503, 504), each.raw
+            assert "canary" not in each.raw.lower()
+        else:
+            text = ANSWER if model == "good" else CORRECTED
+            assert (each.status, each.text, each.upstream) == (200, text, "good")
+    served.bad.behaviour = "works"
+    assert served.recovers("bad+loud") < 5 * RETRY_AFTER_S
+    assert served.recovers("backed+loud") < 5 * RETRY_AFTER_S
+
+
+@pytest.mark.parametrize(
+    ("model", "stream"), [("patient", True), ("patient+loud", False), ("patient+loud", True)]
+)
+def test_a_client_that_goes_away_hangs_up_on_the_upstream(
+    served: Served, model: str, *, stream: bool
+) -> None:
+    served.bad.behaviour = "drips"
+    before = served.bad.hung_up
+    served.leave(model, stream=stream)
+    until = time.monotonic() + 5.0
+    while served.bad.hung_up == before:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_raw_stream_comes_piece_by_piece(served: Served) -> None:
+    served.bad.behaviour = "works"
+    seen = served.one("bad", stream=True)
+    assert (seen.status, seen.text) == (200, ANSWER)
