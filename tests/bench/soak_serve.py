@@ -212,7 +212,7 @@ def main() -> None:
             tally = load.tally
             print(f"{tally.done} requests in {took:.0f} s ({tally.done / took:.1f}/s)")
             print(f"median {statistics.median(tally.seconds):.2f} s, most {max(tally.seconds):.1f}")
-            for what in ("outcomes", "versions", "errors", "lost"):
+            for what in ("outcomes", "versions", "errors", "named", "lost"):
                 print(f"{what}: {dict(getattr(tally, what))}")
             print(f"leaks: {tally.leaks}, wrong: {tally.wrong}")
             print("\n".join(["memory:", *memory.report()]))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import httpx
 import openai
 
 from aligner.records import Triple
@@ -28,8 +29,10 @@ class Tally:
     """Of those answered: ``corrected``, or ``passthrough (timeout)``."""
     errors: Counter[str] = field(default_factory=Counter)
     """Of single attempts, by status and code."""
+    named: Counter[str] = field(default_factory=Counter)
+    """Streams that broke off as the policy says: with an event that tells why."""
     lost: Counter[str] = field(default_factory=Counter)
-    """Requests that came to nothing with the retries that OpenAI's client makes by itself."""
+    """Requests that came to nothing, or to half, in spite of the retries of OpenAI's client."""
     leaks: int = 0
     """Replies with words of a raw answer that nobody was told of."""
     wrong: int = 0
@@ -118,18 +121,30 @@ class Load:
                 )
                 self._hold(row, reply.choices[0].message.content or "", reply.aligner)
             case "stream":
-                text, told = "", None
                 chunks: Any = await self._client.chat.completions.create(
                     model=self._model, messages=messages, stream=True
                 )
-                async for chunk in chunks:
-                    text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
-                    told = getattr(chunk, "aligner", None) or told
-                self._hold(row, text, told)
+                await self._read(row, chunks)
             case "correction":
                 body = {"question": row.question, "answer": row.answer}
                 given: Any = await self._client.post("/corrections", body=body, cast_to=object)
                 self._hold(row, given["correction"] or "", given["aligner"])
+
+    async def _read(self, row: Triple, chunks: Any) -> None:
+        """A stream that breaks off is not asked for again, neither here nor by OpenAI's client."""
+        text, told = "", None
+        try:
+            async for chunk in chunks:
+                text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
+                told = getattr(chunk, "aligner", None) or told
+        except (openai.APIError, httpx.HTTPError) as exc:
+            code = getattr(exc, "code", None)
+            said = self.tally.named if code else self.tally.lost
+            said[f"stream: {code or type(exc).__name__}"] += 1
+            # What has come must be the beginning of the correction, and nothing else.
+            self.tally.leaks += not row.correction.startswith(text)
+            return
+        self._hold(row, text, told)
 
     def _hold(self, row: Triple, text: str, told: Any) -> None:
         outcome = told["outcome"] if told else "cut off"
