@@ -1,6 +1,7 @@
 """When replicas come and go: the arithmetic, and a real Ray Serve that follows it."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from typing import Any
 
 import own_process
 import pytest
-from ray import serve
+from ray import cloudpickle, serve
 
 from aligner.runtime_env import free_port
 from aligner_serve import app
@@ -138,8 +139,14 @@ def scaled() -> Iterator[Scaled]:
             "aligners": {"fixer": {"source": {"kind": "path", "uri": "nowhere"}}},
         }
     )
-    with own_process.ray_and_serve(config):
-        yield Scaled(config)
+    # Replicas cannot import a file of tests.
+    here = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(here)  # type: ignore[no-untyped-call]
+    try:
+        with own_process.ray_and_serve(config):
+            yield Scaled(config)
+    finally:
+        cloudpickle.unregister_pickle_by_value(here)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.e2e
