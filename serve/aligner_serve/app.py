@@ -42,11 +42,18 @@ def build(args: GraphConfig) -> Application:
 
 
 def build_with(
-    config: GraphConfig, released: Mapping[str, release.Release], probes: Mapping[str, probe.Probe]
+    config: GraphConfig,
+    released: Mapping[str, release.Release],
+    probes: Mapping[str, probe.Probe],
+    *,
+    corrector: type[Any] = Corrector,
 ) -> Application:
-    """The application whose seats serve ``released``; ``probes`` go by the aligners' names."""
+    """The application whose seats serve ``released``; ``probes`` go by the aligners' names.
+
+    Another ``corrector`` stands in for engines, where a graph is measured without them.
+    """
     upstreams = {name: _upstream(config, name) for name in config.upstreams}
-    correctors = _correctors(config, released, probes)
+    correctors = _correctors(config, released, probes, corrector)
     options = _options(config, config.gateway)
     # Serve lets in a queue's worth more than the gateway works on: room to say no in OpenAI's way.
     options["max_ongoing_requests"] += config.gateway.max_queued_requests
@@ -108,7 +115,10 @@ def _upstream(config: GraphConfig, name: str) -> Application:
 
 
 def _correctors(
-    config: GraphConfig, released: Mapping[str, release.Release], probes: Mapping[str, probe.Probe]
+    config: GraphConfig,
+    released: Mapping[str, release.Release],
+    probes: Mapping[str, probe.Probe],
+    corrector: type[Any],
 ) -> dict[str, Application]:
     """By seat; aligners that share an engine share its deployment."""
     served: dict[str, Served] = {
@@ -124,11 +134,13 @@ def _correctors(
         if seat.aligner == config.host_of(seat.aligner):
             guests = config.guests_of(name) if name in config.aligners else []
             together = {seat.aligner: served[name], **{guest: served[guest] for guest in guests}}
-            found[name] = _corrector(config, seat, together)
+            found[name] = _corrector(config, seat, together, corrector)
     return {name: found.get(name) or found[config.host_of(name)] for name in config.seats}
 
 
-def _corrector(config: GraphConfig, seat: Seat, served: dict[str, Served]) -> Application:
+def _corrector(
+    config: GraphConfig, seat: Seat, served: dict[str, Served], corrector: type[Any]
+) -> Application:
     scaling = config.aligners[seat.aligner].scaling
     deployment = serve.deployment(
         name=seat.deployment,
@@ -137,7 +149,7 @@ def _corrector(config: GraphConfig, seat: Seat, served: dict[str, Served]) -> Ap
         **_options(config, scaling),
     )
     versions = [identity for identity, _, _ in served.values()]
-    application: Application = _pinned(deployment(Corrector), versions).bind(served, config.cache)
+    application: Application = _pinned(deployment(corrector), versions).bind(served, config.cache)
     return application
 
 

@@ -1,0 +1,40 @@
+"""A corrector's deployment without an engine: it takes a fixed time, and tells when it began."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from aligner.records import Turn
+from aligner_serve.pipeline import Delta, Finished, Piece, Usage
+
+LATENCY_ENV = "FIXED_CORRECTOR_LATENCY_S"
+
+
+class FixedCorrector:
+    """Stands where :class:`~aligner_serve.corrector.Corrector` does."""
+
+    def __init__(self, served: dict[str, Any], cache: str) -> None:
+        """As Serve makes the real one."""
+        self._latency_s = float(os.environ[LATENCY_ENV])
+
+    async def check_health(self) -> None:
+        """Always well."""
+
+    async def correct(
+        self,
+        aligner: str,
+        question: str,
+        answer: str,
+        history: tuple[Turn, ...],
+        deadline_s: float,
+        stream: bool,
+    ) -> AsyncGenerator[Piece]:
+        """The answer again, behind the time at which its first piece was ready."""
+        await asyncio.sleep(self._latency_s)
+        words = answer.split() if stream else [answer]
+        yield Delta(f"{time.monotonic_ns()} ")
+        for word in words:
+            yield Delta(f"{word} ")
+        yield Finished(Usage(30, 20), by="models:/fixed/1")
