@@ -1,10 +1,11 @@
-"""A chat completion request as bytes, and what it may cost."""
+"""A chat completion request as bytes, what it may cost, and what comes of sending it."""
 
 import json
 from dataclasses import dataclass
 from typing import Final
 
-from aligner.generation import Messages, Sampling, openai_parameters
+from aligner.failures import Failure
+from aligner.generation import Attempt, Completion, Messages, Sampling, openai_parameters
 
 _TOKENS_PER_MESSAGE: Final = 16
 """More than any chat template spends on one, apart from its text."""
@@ -12,6 +13,9 @@ _TOKENS_PER_MESSAGE: Final = 16
 _REPLY_BYTES: Final = 1 << 20
 _REPLY_BYTES_PER_TOKEN: Final = 1 << 10
 """A streamed token is an event of 200 to 400 bytes."""
+
+Piece = str | list[Completion] | Failure
+"""Of a reply: a text, or one of its two ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +47,16 @@ def chat_call(
         body=json.dumps(body).encode(),
         tokens=asked + _TOKENS_PER_MESSAGE * len(messages) + tokens,
         reply_bytes=_REPLY_BYTES + _REPLY_BYTES_PER_TOKEN * tokens,
+    )
+
+
+def told_of(end: Piece) -> Attempt:
+    """What a reply that ended so is to whoever keeps count."""
+    if isinstance(end, Failure):
+        return Attempt(end.reason, retry_after_s=end.retry_after_s)
+    assert not isinstance(end, str)
+    return Attempt(
+        "ok",
+        prompt_tokens=sum(one.prompt_tokens for one in end),
+        completion_tokens=sum(one.completion_tokens for one in end),
     )

@@ -27,7 +27,7 @@ _WAY_BACK_SHARE: Final = 0.05
 _WAY_BACK_S: Final = 0.5
 """Part of the time, and the most of it, that is kept for telling a failure in time."""
 
-_OF_THE_REQUEST: Final = frozenset({"no_text", TOO_LONG, CUT_SHORT, EMPTY})
+_OF_THE_REQUEST: Final = frozenset({"no_text", "unsuitable", TOO_LONG, CUT_SHORT, EMPTY})
 _4XX_OF_THE_UPSTREAM: Final = frozenset({401, 403, 404, 408, 409, 425, 429})
 """It is overloaded, or would refuse every other request as well."""
 

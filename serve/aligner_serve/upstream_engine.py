@@ -22,7 +22,7 @@ from aligner_serve.pipeline import (
 )
 from aligner_serve.scaling_policy import QUEUED_TOKENS
 
-REFUSED: Final = "refused"
+REFUSED: Final = "unsuitable"
 """The model is not made for such a conversation."""
 
 

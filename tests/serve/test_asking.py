@@ -93,7 +93,7 @@ def test_where_all_fail_the_first_is_the_one_that_is_told_of() -> None:
     assert graph.ask() == [Failed("http_429", 7.0)]
 
 
-@pytest.mark.parametrize("reason", ["http_400", "http_422", "no_text", "too_long"])
+@pytest.mark.parametrize("reason", ["http_400", "http_422", "no_text", "too_long", "unsuitable"])
 def test_what_the_request_is_to_blame_for_goes_nowhere_else(reason: str) -> None:
     graph = Graph(Told(Failed(reason)), works())
     for _ in range(3):

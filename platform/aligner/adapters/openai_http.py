@@ -17,7 +17,7 @@ from typing import Final, Self
 
 import aiohttp
 
-from aligner.api_call import Call, chat_call
+from aligner.api_call import Call, Piece, chat_call, told_of
 from aligner.chat_events import ChatEvents, completions_of
 from aligner.errors import ConfigError, EndpointError, GenerationError
 from aligner.failures import (
@@ -178,7 +178,7 @@ class OpenAIChat:
 
     async def _ask(
         self, call: Call, *, deadline_s: float, held: bool, patience: Patience | None = None
-    ) -> AsyncGenerator["_Piece"]:
+    ) -> AsyncGenerator[Piece]:
         """Texts unless ``held``, then one end: that of the last attempt."""
         ends_at: float | None = None
         now = asyncio.get_running_loop().time
@@ -190,14 +190,14 @@ class OpenAIChat:
                 self._endpoint, ends_at=ends_at, deadline_s=deadline_s, patience=patience
             )
             told, given = Attempt("cancelled"), False
-            end: _Piece = LOST
+            end: Piece = LOST
             try:
                 async with aclosing(self._post(call, limits)) as pieces:
                     async for end in pieces:
                         if isinstance(end, str) and not held:
                             given = True
                             yield end
-                told = _told(end)
+                told = told_of(end)
             finally:
                 # Of a cancellation, too.
                 settle(told)
@@ -211,7 +211,7 @@ class OpenAIChat:
             await self._sleep(pause_s)
         yield end
 
-    async def _post(self, call: Call, limits: Limits) -> AsyncGenerator["_Piece"]:
+    async def _post(self, call: Call, limits: Limits) -> AsyncGenerator[Piece]:
         """Send ``call`` once: its pieces, then one end."""
         response: aiohttp.ClientResponse | None = None
         try:
@@ -261,13 +261,9 @@ class OpenAIChat:
         return kind(f"{failure.reason}: {where} {failure.what}{tries}{remedy}.")
 
 
-_Piece = str | list[Completion] | Failure
-"""Of a reply: a text, or one of its two ends."""
-
-
 async def _streamed(
     response: aiohttp.ClientResponse, limits: Limits, most_bytes: int
-) -> AsyncGenerator[_Piece]:
+) -> AsyncGenerator[Piece]:
     """The texts in a stream of events, then its end."""
     events, size = ChatEvents(), 0
     while not events.done:
@@ -333,17 +329,6 @@ def _failure(exc: aiohttp.ClientError) -> Failure:
             return LOST
         case _:
             return MALFORMED
-
-
-def _told(end: _Piece) -> Attempt:
-    if isinstance(end, Failure):
-        return Attempt(end.reason, retry_after_s=end.retry_after_s)
-    assert not isinstance(end, str)
-    return Attempt(
-        "ok",
-        prompt_tokens=sum(one.prompt_tokens for one in end),
-        completion_tokens=sum(one.completion_tokens for one in end),
-    )
 
 
 def _headers(endpoint: Endpoint) -> dict[str, str]:
