@@ -7,10 +7,13 @@ and a registry is done by the callables that it is made with.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from aligner.errors import AlignerError
 from aligner_serve.release import Release
+
+_LONGEST_PAUSE: Final = 64
+"""In looks: hashing large files again and again would be work without an end."""
 
 Releases = Mapping[str, Release]
 """What each seat of the graph serves: an aligner's own, or its challenger's."""
@@ -52,8 +55,12 @@ class _Seat:
     serving: Release
     refused: Release | None = None
     """The last that failed; it is tried again only when the alias has been elsewhere."""
-    trouble: str | None = None
-    """Said already."""
+    said: str | None = None
+    """The trouble that was told last; the same is not told twice in a row."""
+    failures: int = 0
+    """How often in a row the files of a version could not be had."""
+    pause: int = 0
+    """Looks to let pass before they are tried again: what is away may come back."""
 
 
 class Rollout:
@@ -97,23 +104,30 @@ class Rollout:
         except AlignerError as exc:
             self._mention(seat, f"{name}: {seat.serving.version} stays: {exc}")
             return False
-        seat.trouble = None
         if wanted == seat.serving:
-            seat.refused = None
+            seat.refused, seat.said, seat.failures, seat.pause = None, None, 0, 0
             return False
-        if wanted == seat.refused:
+        if wanted == seat.refused or not self._fetched(name, seat, wanted):
             return False
         return self._roll_out(name, seat, wanted)
+
+    def _fetched(self, name: str, seat: _Seat, wanted: Release) -> bool:
+        if seat.pause:
+            seat.pause -= 1
+            return False
+        try:
+            self._registry.fetch(name, wanted)
+        except AlignerError as exc:
+            seat.failures += 1
+            seat.pause = min(2**seat.failures, _LONGEST_PAUSE)
+            self._mention(seat, f"{name}: {seat.serving.version} stays: {exc}")
+            return False
+        seat.said, seat.failures = None, 0
+        return True
 
     def _roll_out(self, name: str, seat: _Seat, wanted: Release) -> bool:
         before = seat.serving
         self._say(f"{name}: rolling out {wanted.version} in place of {before.version}")
-        try:
-            self._registry.fetch(name, wanted)
-        except AlignerError as exc:
-            seat.refused = wanted
-            self._say(f"{name}: {before.version} stays: {exc}")
-            return False
         try:
             self._cluster.deploy({**self.serving, name: wanted})
         except AlignerError as exc:
@@ -137,6 +151,6 @@ class Rollout:
         self._must_restore = False
 
     def _mention(self, seat: _Seat, sentence: str) -> None:
-        if sentence != seat.trouble:
-            seat.trouble = sentence
+        if sentence != seat.said:
+            seat.said = sentence
             self._say(sentence)

@@ -139,11 +139,19 @@ class Cluster:
             KeyboardInterrupt: The program was asked to stop meanwhile.
         """
         from ray import serve
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
         from ray.serve.schema import ApplicationStatus
 
         target = serve.RunTarget(target=self._build(releases), name=_APPLICATION, route_prefix="/")
-        # Waiting is ours: bounded by our own limit, and interrupted by a signal.
-        serve.run_many([target], wait_for_applications_running=False)
+        try:
+            # Waiting is ours: bounded by our own limit, and interrupted by a signal.
+            serve.run_many([target], wait_for_applications_running=False)
+        except (RayError, RayServeException, TimeoutError) as exc:
+            raise GraphFailed(
+                f"Serve does not take the graph ({type(exc).__name__}); look into {_logs()} for "
+                "the cause."
+            ) from exc
         # Whoever is replaced finishes what it has begun, and is waited for.
         patience_s = self._timeout_s + (self._drain_s if self._running else 0.0)
         until = time.monotonic() + patience_s
@@ -171,19 +179,18 @@ def cluster(
     def build(releases: Releases) -> Any:
         return build_with(config, releases, probes)
 
-    return Cluster(
-        build, timeout_s=config.start_timeout_s, drain_s=config.drain_s, stopped=stopped
-    )
+    return Cluster(build, timeout_s=config.start_timeout_s, drain_s=config.drain_s, stopped=stopped)
 
 
 def _overview() -> Any:
     """Serve's report on the graph; ``None`` while its controller is being started again."""
     from ray import serve
     from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
 
     try:
         return serve.status().applications.get(_APPLICATION)
-    except RayError:
+    except (RayError, RayServeException):
         return None
 
 

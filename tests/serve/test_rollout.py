@@ -123,12 +123,23 @@ def test_it_is_tried_again_when_the_alias_has_been_elsewhere(graph: Graph) -> No
         assert graph.look()
 
 
-def test_damaged_files_never_reach_the_cluster(graph: Graph) -> None:
+def test_files_that_cannot_be_had_never_reach_the_cluster(graph: Graph) -> None:
     graph.registry.alias["a"] = version(2)
     graph.registry.damaged = {"models:/fixer/2"}
-    assert not graph.look(times=3)
+    assert not graph.look(times=30)
     assert graph.cluster.aims == []
-    assert graph.registry.fetched == ["models:/fixer/2"]
+    assert len(graph.said) == 1 and "models:/fixer/1 stays" in graph.said[0]
+    # They are large: each time it waits twice as long.
+    assert len(graph.registry.fetched) == 4
+
+
+def test_files_that_are_there_again_are_rolled_out(graph: Graph) -> None:
+    graph.registry.alias["a"] = version(2)
+    graph.registry.damaged = {"models:/fixer/2"}
+    graph.look(times=2)
+    graph.registry.damaged = set()
+    assert graph.look(times=2)
+    assert graph.serving[0] == "models:/fixer/2"
 
 
 def test_one_bad_version_does_not_keep_another_aligner_back(graph: Graph) -> None:
