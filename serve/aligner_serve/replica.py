@@ -1,5 +1,6 @@
 """The gateway's deployment: the HTTP API in one process, over Serve's handles."""
 
+from functools import cache
 from typing import Any, assert_never
 
 from fastapi import FastAPI
@@ -53,6 +54,8 @@ class GatewayReplica:
 def _routed(config: GraphConfig, seats: dict[str, Any]) -> dict[str, AskableCorrector]:
     """By the aligners' names; where one has a challenger, both stand behind its name."""
     routed: dict[str, AskableCorrector] = {}
+    # A process registers a metric once.
+    comparisons = cache(RayComparisons)
     for name, aligner in config.aligners.items():
         champion = CorrectorHandle(seats[name], name)
         match aligner.challenger:
@@ -68,7 +71,7 @@ def _routed(config: GraphConfig, seats: dict[str, Any]) -> dict[str, AskableCorr
                     aligner=name,
                     share=share,
                     max_ongoing=most,
-                    compared=RayComparisons(),
+                    compared=comparisons(),
                 )
             case _:
                 assert_never(aligner.challenger)
