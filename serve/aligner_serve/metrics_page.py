@@ -24,17 +24,29 @@ _RAY: Final = "ray_"
 _SERVES: Final = (
     "ray_serve_autoscaling_target_replicas",
     "ray_serve_deployment_queued_queries",
-    "ray_serve_deployment_replica_healthy",
     "ray_serve_deployment_replica_starts",
     "ray_serve_health_check_failures_total",
+    "ray_serve_num_http_error_requests",
+    "ray_serve_num_http_requests",
     "ray_serve_num_ongoing_requests_at_replicas",
     "ray_serve_replica_processing_queries",
 )
-"""Of Ray Serve's own metrics those that tell of queues and replicas."""
+"""Of Ray Serve's own metrics those that tell of queues and replicas, and of requests that its proxy
+answered without any gateway."""
 _LABELS: Final = frozenset(
     {
-        *("aligner", "application", "deployment", "kind", "le", "model", "name", "outcome"),
-        *("reason", "result", "route", "stage", "state", "status", "upstream", "verdict"),
+        *("aligner", "application", "deployment", "error_code", "kind", "le", "model", "name"),
+        *(
+            "outcome",
+            "reason",
+            "result",
+            "route",
+            "stage",
+            "state",
+            "status",
+            "upstream",
+            "verdict",
+        ),
     }
 )
 """Whatever else a sample is labelled with is added up."""

@@ -43,9 +43,8 @@ def line(record: Answered, prices: Mapping[str, Price], *, texts: bool) -> dict[
         "ms": round(record.ms, 1),
         "caller": record.ends[0].caller if record.ends else "",
         "choices": [_choice(one, prices, texts=texts) for one in record.ends],
-        # Serve's own fields of these names would take the place of ours, and not go to the screen.
+        # Serve's own fields of these names would take the place of ours. It takes this one out.
         "skip_context_filter": True,
-        "log_to_stderr": False,
     }
 
 

@@ -89,6 +89,8 @@ def ray_and_serve(config: GraphConfig) -> Iterator[None]:
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,
             http_options=HTTPOptions(host=config.host, port=config.port),
+            # The gateway writes a line for each request, with its outcome.
+            logging_config={"encoding": "JSON", "enable_access_log": False},
         )
         yield
     finally:

@@ -1,6 +1,8 @@
 """Where feedback is kept. Free of ray, torch and fastapi."""
 
-from pydantic import Field
+from pathlib import Path
+
+from pydantic import Field, field_validator
 
 from aligner.config import StrictModel
 
@@ -19,3 +21,9 @@ class FeedbackConfig(StrictModel):
 
     timeout_s: float = Field(default=10.0, gt=0)
     """For a row to be on the disk, or in the object store; longer is 503."""
+
+    @field_validator("uri")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        # The replicas that write need not run in the folder that the command was started in.
+        return value if "://" in value else str(Path(value).expanduser().absolute())
