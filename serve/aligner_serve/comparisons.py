@@ -1,9 +1,9 @@
 """What is told of a shadow's work: counts on Ray's metrics endpoint, and a line in the log."""
 
-import json
 import logging
 from typing import Any
 
+from aligner_serve.request_log import LOGGER
 from aligner_serve.routing import Comparison
 
 _RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -27,8 +27,7 @@ class RayComparisons:
             list(_RATIOS),
             ("aligner",),
         )
-        # Below Serve's own logger: its handlers write into the replica's file.
-        self._log = logging.getLogger("ray.serve.aligner_shadow")
+        self._log = logging.getLogger(LOGGER)
 
     def __call__(self, compared: Comparison) -> None:
         """Count one comparison."""
@@ -42,19 +41,18 @@ class RayComparisons:
         if compared.similarity is not None:
             self._similarity.observe(compared.similarity, tags={"aligner": compared.aligner})
         if compared.verdict in ("different", "failed"):
-            self._log.info(_line(compared))
+            self._log.info("shadow", extra=line(compared))
 
 
-def _line(compared: Comparison) -> str:
-    """As JSON, for those who search logs by field."""
-    return json.dumps(
-        {
-            "event": "shadow",
-            "aligner": compared.aligner,
-            "verdict": compared.verdict,
-            "champion": compared.champion,
-            "challenger": compared.challenger or None,
-            "similarity": compared.similarity and round(compared.similarity, 4),
-            "reason": compared.reason,
-        }
-    )
+def line(compared: Comparison) -> dict[str, Any]:
+    """The fields of a comparison's line."""
+    alike = compared.similarity
+    return {
+        "event": "shadow",
+        "aligner": compared.aligner,
+        "verdict": compared.verdict,
+        "champion": compared.champion,
+        "challenger": compared.challenger or None,
+        "similarity": None if alike is None else round(alike, 4),
+        "reason": compared.reason,
+    }
