@@ -21,6 +21,7 @@ Behaviour = Literal[
     "busy",
     "fails",
     "refuses",
+    "half_characters",
     "drips",
     "comments",
     "floods",
@@ -225,6 +226,12 @@ async def _refuses(send: Send, writer: asyncio.StreamWriter, asked: dict[str, An
     await send(_whole(400, b'{"error": {"message": "context length"}}'))
 
 
+async def _half_characters(send: Send, writer: asyncio.StreamWriter, asked: dict[str, Any]) -> None:
+    await send(
+        STREAM + text_event("A \ud83d B", "stop") + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    )
+
+
 async def _drips(send: Send, writer: asyncio.StreamWriter, asked: dict[str, Any]) -> None:
     await send(STREAM)
     while True:
@@ -272,6 +279,7 @@ _BEHAVIOURS: Final[
     "busy": _busy,
     "fails": _fails,
     "refuses": _refuses,
+    "half_characters": _half_characters,
     "drips": _drips,
     "comments": _comments,
     "floods": _floods,

@@ -91,7 +91,8 @@ class Service(Client):
                 "upstreams": {
                     "bad": fragile,
                     "backed": {**fragile, "fallbacks": ["good"]},
-                    "patient": {"raw": True},
+                    "patient": {"raw": True, "max_attempts": 1},
+                    "steady": {"raw": True, "max_attempts": 1, "fallbacks": ["good"]},
                     "good": {"base_url": good.base_url, "raw": True},
                 },
                 "aligners": {"loud": {"source": {"kind": "path", "uri": "nowhere"}}},
@@ -203,7 +204,7 @@ def test_a_raw_stream_falls_back_before_its_first_token(
 
 def test_a_raw_stream_that_breaks_off_ends_in_an_error(service: Service) -> None:
     service.bad.behaviour = "breaks_off"
-    seen = service.one("backed", stream=True)
+    seen = service.one("steady", stream=True)
     assert seen.status == 200
     assert ANSWER.startswith(seen.text) and seen.text
     assert seen.code == "upstream_connection_lost"
@@ -222,7 +223,7 @@ def test_an_open_breaker_answers_at_once_and_says_when_to_come_back(service: Ser
 
 def test_what_the_upstream_says_of_its_limit_reaches_the_client(service: Service) -> None:
     service.bad.behaviour = "busy"
-    seen = service.one("bad+loud")
+    seen = service.one("patient+loud")
     assert (seen.status, seen.code) == (429, "upstream_http_429")
     assert seen.headers["retry-after"] == str(RETRY_AFTER_S)
 
@@ -230,19 +231,25 @@ def test_what_the_upstream_says_of_its_limit_reaches_the_client(service: Service
 def test_a_request_that_is_refused_leaves_the_breaker_closed(service: Service) -> None:
     service.bad.behaviour = "refuses"
     asked = len(service.good.requests)
-    for seen in service.many([("backed+loud", False)] * 6):
+    for seen in service.many([("steady+loud", False)] * 6):
         assert (seen.status, seen.code) == (502, "upstream_http_400")
-    assert service.breakers["backed"].state == "closed"
+    assert service.breakers["steady"].state == "closed"
     assert len(service.good.requests) == asked
 
 
 def test_an_upstream_that_is_down_is_found_again(service: Service) -> None:
     service.bad.go_down()
-    for seen in service.many([("bad+loud", False)] * 3):
+    for seen in service.many([("patient+loud", False)] * 3):
         assert (seen.status, seen.code) == (502, "upstream_refused")
         assert seen.seconds < DEADLINE_S
     service.bad.come_up()
-    assert service.recovers("bad+loud") < 5.0
+    assert service.recovers("patient+loud") < 5.0
+
+
+def test_half_a_character_does_not_break_a_reply(service: Service) -> None:
+    service.bad.behaviour = "half_characters"
+    for stream in (False, True):
+        assert service.one("patient+loud", stream=stream).text == "A ? B"
 
 
 def test_a_client_that_goes_away_hangs_up_on_the_upstream(service: Service) -> None:

@@ -92,7 +92,9 @@ def test_every_way_to_break_has_a_name_and_ends_soon(
 ) -> None:
     api.behaviour = behaviour
     start = time.monotonic()
-    assert reason_of(ask(api, patience=PATIENCE)) == reason
+    # On a busy machine a short patience would have a say in the other ways, too.
+    patience = PATIENCE if reason == "stalled" else LONG
+    assert reason_of(ask(api, patience=patience)) == reason
     assert time.monotonic() - start < 4.0
 
 
