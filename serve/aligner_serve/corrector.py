@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from aligner.adapters.hf_tokenizer import HfTokenizer
+from aligner.frame import Frame
 from aligner.prompt import PromptTemplate
 from aligner.records import Turn
-from aligner.tokens import encode_prompt
+from aligner.tokens import Tokenizer, encode_prompt
 from aligner_serve import adapters, probe, release
 from aligner_serve.config.aligner import AlignerConfig, OwnEngine
-from aligner_serve.engines import MODEL, Decoding, Engine
+from aligner_serve.engines import MODEL, Decoded, Decoding, Engine
 from aligner_serve.pipeline import (
     CUT_SHORT,
     TOO_LONG,
@@ -147,8 +148,14 @@ class Corrector:
             end_ids=(one.tokenizer.eos_token_id,),
             model=one.version if one.version in self._engine.adapters else MODEL,
         )
-        decoded = self._engine.decode(work, deadline_s=deadline_s, stream=stream)
-        async with aclosing(_correction(decoded, one, prompt_tokens=len(prompt))) as pieces:
+        correction = correction_of(
+            self._engine.decode(work, deadline_s=deadline_s, stream=stream),
+            tokenizer=one.tokenizer,
+            frame=one.template.frame,
+            version=one.version,
+            prompt_tokens=len(prompt),
+        )
+        async with aclosing(correction) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -162,11 +169,15 @@ class Corrector:
         await probe.examine(correct, examined, version=one.version)
 
 
-async def _correction(
-    decoded: AsyncGenerator[Any], aligner: _Aligner, *, prompt_tokens: int
+async def correction_of(
+    decoded: AsyncGenerator[Decoded | Failed],
+    *,
+    tokenizer: Tokenizer,
+    frame: Frame,
+    version: str,
+    prompt_tokens: int,
 ) -> AsyncGenerator[Piece]:
     """Text from tokens, as training made tokens from text."""
-    frame = aligner.template.frame
     ids: list[int] = []
     sent, finish = 0, None
     async with aclosing(decoded):
@@ -175,8 +186,8 @@ async def _correction(
                 yield chunk
                 return
             finish = chunk.finish
-            ids += [i for i in chunk.ids if i != aligner.tokenizer.eos_token_id]
-            written = aligner.tokenizer.decode(ids)
+            ids += [i for i in chunk.ids if i != tokenizer.eos_token_id]
+            written = tokenizer.decode(ids)
             # A character of several bytes may be half there.
             if not finish and written.endswith("\N{REPLACEMENT CHARACTER}"):
                 continue
@@ -185,6 +196,6 @@ async def _correction(
                 yield Delta(text[sent:])
                 sent = len(text)
     if finish == "stop":
-        yield Finished(Usage(prompt_tokens, len(ids)), by=aligner.version)
+        yield Finished(Usage(prompt_tokens, len(ids)), by=version)
     else:
         yield Failed(CUT_SHORT if finish == "length" else UNAVAILABLE)
