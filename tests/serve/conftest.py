@@ -54,8 +54,9 @@ def known_rows() -> list[Triple]:
     unchanged = next(row for row in rows if row.is_identity)
     multi_turn = Triple(
         question="And why is that — 真的?",
-        answer="Because.",
-        correction="Because it is so, « naïvely » 真的 🙂.",
+        # Marks of the prompt itself, too.
+        answer="USER: because.",
+        correction="USER: because it is so, « naïvely » ##Answer: 真的 🙂.",
         history=(Turn("user", "Is it?"), Turn("assistant", "It is.")),
     )
     return [corrected, unchanged, multi_turn]
