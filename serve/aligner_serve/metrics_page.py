@@ -62,16 +62,19 @@ Agent = tuple[str, int]
 class MetricsPage:
     """The page; several who ask at once are told the same."""
 
-    def __init__(self, agents: Callable[[], Sequence[Agent]]) -> None:
+    def __init__(self, agents: Callable[[], Sequence[Agent]], *, fresh_s: float = _FRESH_S) -> None:
         """``agents`` looks up the machines of the cluster; it may block."""
         self._agents = agents
+        self._fresh_s = fresh_s
         self._lock = asyncio.Lock()
         self._page, self._made_at = b"", float("-inf")
+        self._told: dict[Agent, str] = {}
+        """Last by each machine: a sum that fell and rose again would be counted twice."""
 
     async def text(self) -> bytes:
         """In Prometheus' text format."""
         async with self._lock:
-            if time.monotonic() - self._made_at > _FRESH_S:
+            if time.monotonic() - self._made_at > self._fresh_s:
                 self._page = await asyncio.to_thread(self._made)
                 self._made_at = time.monotonic()
             return self._page
@@ -79,12 +82,16 @@ class MetricsPage:
     def _made(self) -> bytes:
         agents = self._agents()
         with ThreadPoolExecutor(min(16, len(agents) or 1)) as pool:
-            told = list(pool.map(_ask, agents))
-        return page([text for text in told if text is not None], silent=told.count(None))
+            told = dict(zip(agents, pool.map(_ask, agents), strict=True))
+        silent = [agent for agent, text in told.items() if text is None]
+        before = {agent: self._told[agent] for agent in silent if agent in self._told}
+        now = {agent: text for agent, text in told.items() if text is not None}
+        self._told = before | now
+        return page(self._told.values(), silent=len(silent))
 
 
 def page(told: Iterable[str], *, silent: int = 0) -> bytes:
-    """The sum of what agents have ``told``; ``silent`` are those that told nothing."""
+    """The sum of what agents have ``told``; ``silent`` are those that told nothing now."""
     summed: dict[str, Metric] = {}
     values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     owners: dict[str, str] = {}
@@ -101,7 +108,7 @@ def page(told: Iterable[str], *, silent: int = 0) -> bytes:
     for family in summed.values():
         family.name = _short(family.name)
     away = GaugeMetricFamily(
-        "aligner_silent_machines", "Machines whose counts are missing here.", value=silent
+        "aligner_silent_machines", "Machines whose counts are old or missing.", value=silent
     )
     return generate_latest(_Families([*summed.values(), away]))
 

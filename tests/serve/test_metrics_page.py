@@ -94,6 +94,23 @@ def test_every_machine_is_asked_and_those_that_are_away_are_counted(
     assert found["aligner_silent_machines", ()] == 2
 
 
+def test_a_machine_that_is_silent_for_a_moment_still_counts() -> None:
+    """Prometheus takes a sum that falls for a new beginning, and adds all of it again."""
+    blocked = ("aligner_requests_total", (("model", "m"), ("outcome", "blocked")))
+    machines: list[tuple[str, int]] = []
+    pages = MetricsPage(lambda: machines, fresh_s=0.0)
+    with agent(AGENT) as one:
+        with agent(AGENT) as two:
+            machines += [one, two]
+            assert values(asyncio.run(pages.text()))[blocked] == 2
+        found = values(asyncio.run(pages.text()))
+        assert (found[blocked], found["aligner_silent_machines", ()]) == (2, 1)
+        # One that has left the cluster does not.
+        machines.remove(two)
+        found = values(asyncio.run(pages.text()))
+        assert (found[blocked], found["aligner_silent_machines", ()]) == (1, 0)
+
+
 def test_many_who_ask_at_once_cost_one_look() -> None:
     looks: list[int] = []
 
