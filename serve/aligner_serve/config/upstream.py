@@ -1,8 +1,8 @@
 """The models whose answers are corrected. Free of ray, torch and fastapi."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from aligner.config import StrictModel
 from aligner.generation import Sampling
@@ -21,6 +21,15 @@ class BreakerConfig(StrictModel):
 
     longest_open_s: float = Field(default=60.0, gt=0)
     """Where the doubling ends."""
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        if self.longest_open_s < self.open_s:
+            raise ValueError(
+                f"longest_open_s={self.longest_open_s:g} is less than open_s={self.open_s:g}; "
+                "raise it"
+            )
+        return self
 
 
 class _Upstream(StrictModel):
