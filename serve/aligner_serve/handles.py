@@ -34,6 +34,7 @@ class CorrectorHandle:
     def __init__(self, handle: Any, aligner: str) -> None:
         """``handle`` is a Ray Serve ``DeploymentHandle``."""
         self._handle, self._aligner = handle, aligner
+        self._streaming = handle.options(stream=True)
 
     def correct(
         self,
@@ -45,9 +46,9 @@ class CorrectorHandle:
         stream: bool,
     ) -> AsyncGenerator[Piece]:
         """One correction; closing the generator cancels it there."""
-        handle, turns = self._handle.options(stream=True), tuple(history)
+        turns = tuple(history)
         return _pieces(
-            lambda: handle.correct.remote(
+            lambda: self._streaming.correct.remote(
                 self._aligner, question, answer, turns, deadline_s, stream
             )
         )

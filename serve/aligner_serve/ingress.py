@@ -55,8 +55,8 @@ _EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def context_of(request: Request) -> Context:
-    """What the middlewares found out about ``request``."""
+async def context_of(request: Request) -> Context:
+    """What the middlewares found out about ``request``; a plain function would cost a thread."""
     return Context(request.state.request_id, request.state.caller)
 
 

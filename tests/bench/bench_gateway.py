@@ -58,7 +58,8 @@ def graph(base_url: str) -> Iterator[str]:
         {
             "port": free_port(),
             "base_url": base_url,
-            "upstreams": {"up": {}},
+            # The API here does not stream, and neither side needs it to.
+            "upstreams": {"up": {"stream": False}},
             "aligners": {
                 "fixed": {
                     "source": {"kind": "path", "uri": "nowhere"},

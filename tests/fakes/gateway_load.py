@@ -55,7 +55,10 @@ class _Client:
         started = time.perf_counter()
         question = "What is it, and why is it so? " * 4
         for base_url, model in self._stages:
-            body = {"model": model, "messages": [{"role": "user", "content": question}]}
+            body: dict[str, Any] = {
+                "model": model,
+                "messages": [{"role": "user", "content": question}],
+            }
             if self._stream:
                 body["stream"] = True
             async with self._session.post(f"{base_url}/chat/completions", json=body) as reply:

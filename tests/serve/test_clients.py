@@ -163,7 +163,7 @@ def test_litellm_asks_without_blocking(served: FixedGateway) -> None:
 
 
 def test_litellm_raises_its_own_errors(served: FixedGateway) -> None:
-    with pytest.raises(litellm.NotFoundError, match="nobody"):
+    with pytest.raises(litellm.exceptions.NotFoundError, match="nobody"):
         litellm_asks(served, model="openai/nobody")
-    with pytest.raises(litellm.BadGatewayError, match="upstream"):
+    with pytest.raises(litellm.exceptions.BadGatewayError, match="upstream"):
         litellm_asks(served, model=f"openai/{DEAD}")
