@@ -19,7 +19,8 @@ from aligner_serve.config.access import AccessConfig
 from aligner_serve.quotas import Quotas, whole_seconds
 
 _HEALTH: Final = frozenset({"/healthz", "/readyz"})
-"""Asked by machines that have no key and may come from anywhere; they tell nothing."""
+"""Asked by machines that have no key and may come from anywhere; they tell which correctors are up,
+and nothing else."""
 
 _PUBLIC: Final = frozenset({"/", "/openapi.json"})
 _PAGE: Final = "/page/"
