@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -290,3 +291,26 @@ def test_a_body_of_a_million_brackets_is_a_wrong_request() -> None:
         headers={"content-type": "application/json"},
     )
     assert response.status_code == 400
+
+
+def test_nothing_that_was_sent_is_repeated_or_logged(
+    ring: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret, canary = ring.add("ann", models=("up+a",)), "canary-4711"
+    served = Served({"keys": str(ring.path), "max_body_bytes": 2000})
+    with caplog.at_level(logging.DEBUG):
+        for wrong in (
+            served.chat(f"sk-aligner-{canary}"),
+            served.chat(secret, "up+b", user=canary),
+            served.chat(secret, temperature=canary),
+            served.chat(secret, messages=[{"role": canary, "content": canary}]),
+            served.chat(secret, user=canary * 500),
+            served.post("/v1/corrections", secret, [canary]),
+            served.post("/v1/nothing", secret, {"text": canary}),
+        ):
+            assert wrong.status_code >= 400
+            assert canary not in wrong.text and secret not in wrong.text
+        assert served.chat(secret, user=canary).status_code == 200
+    ours = [record for record in caplog.records if not record.name.startswith(("httpx", "asyncio"))]
+    said = " ".join(str(vars(record)) for record in ours)
+    assert canary not in said and secret not in said
