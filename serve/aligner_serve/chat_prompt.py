@@ -25,7 +25,7 @@ from aligner.tokens import encode_question
 _ID_FILES: Final = ("generation_config.json", "config.json")
 
 
-class Refused(Exception):
+class Unsuitable(Exception):
     """The model's chat template does not take this conversation: its roles, say."""
 
 
@@ -36,7 +36,7 @@ class ChatPrompt(Protocol):
         """Ids of the prompt that the model continues.
 
         Raises:
-            Refused: The model is not made for such a conversation.
+            Unsuitable: The model is not made for such a conversation.
         """
 
 
@@ -96,7 +96,7 @@ class _TrainedPrompt:
             if message["role"] != "system"
         ]
         if not turns:
-            raise Refused
+            raise Unsuitable
         turns[0] = Turn(turns[0].role, "\n\n".join([*system, turns[0].text]))
         return encode_question(
             turns[-1].text,
@@ -140,7 +140,7 @@ class _ChatTemplate:
                 shielded, tokenize=False, add_generation_prompt=True
             )
         except jinja2.TemplateError:
-            raise Refused from None
+            raise Unsuitable from None
         ids: list[int] = []
         for piece, name in hidden.pieces(str(text)):
             ids += self._special.encode(piece, add_special_tokens=False).ids

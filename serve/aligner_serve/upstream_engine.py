@@ -22,8 +22,8 @@ from aligner_serve.pipeline import (
 )
 from aligner_serve.scaling_policy import QUEUED_TOKENS
 
-REFUSED: Final = "unsuitable"
-"""The model is not made for such a conversation."""
+UNSUITABLE: Final = "unsuitable"
+"""The model is not made for such a conversation: another one would have been answered."""
 
 
 class UpstreamEngine:
@@ -73,8 +73,8 @@ class UpstreamEngine:
         wanted = Sampling.model_validate(sampling)
         try:
             prompt = self._prompt.encode(messages)
-        except chat_prompt.Refused:
-            yield Failed(REFUSED)
+        except chat_prompt.Unsuitable:
+            yield Failed(UNSUITABLE)
             return
         room = min(wanted.max_tokens, self._context - len(prompt))
         if room < 1:

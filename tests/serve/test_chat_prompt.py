@@ -74,7 +74,7 @@ def test_nobody_can_write_a_special_token(folder: Path, name: str) -> None:
 
 def test_a_conversation_that_the_template_does_not_take_is_refused(folder: Path) -> None:
     prompt = chat_prompt.load(folder, where="w")
-    with pytest.raises(chat_prompt.Refused):
+    with pytest.raises(chat_prompt.Unsuitable):
         prompt.encode([{"role": "tool", "content": "x"}])
 
 
