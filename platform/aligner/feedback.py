@@ -1,7 +1,7 @@
 """What somebody said of a correction: the rows that the gateway keeps and build-dataset reads.
 
-One line of JSON each. Of several rows with one request id the latest counts: a client may send its
-feedback again, or change its mind, and any replica of the gateway may have kept it.
+One line of JSON each. Of several rows of one caller about one request the latest counts: a client
+may send its feedback again, or change its mind, and any replica of the gateway may have kept it.
 """
 
 import hashlib
@@ -57,8 +57,8 @@ class FeedbackRow(StrictModel):
 
     @property
     def key(self) -> bytes:
-        """What rows about the same request share; small, however long the id is."""
-        return hashlib.sha256(self.request_id.encode()).digest()[:16]
+        """What rows of one caller about one request share; small, however long the id is."""
+        return hashlib.sha256(f"{self.caller}\0{self.request_id}".encode()).digest()[:16]
 
     def lesson(self, *, source: str) -> Triple | Answered:
         """What it brings: an answer and a good correction of it, or where the correction was

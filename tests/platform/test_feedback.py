@@ -63,3 +63,7 @@ def test_a_row_is_one_line_and_comes_back_the_same() -> None:
 
 def test_rows_about_one_request_share_a_key() -> None:
     assert said().key == said(verdict="reject", at_ms=9).key != said(request_id="r-2").key
+
+
+def test_nobody_can_speak_for_another_caller() -> None:
+    assert said(caller="ann").key != said(caller="bob").key
