@@ -81,6 +81,9 @@ def trace_of(record: Answered, *, texts: bool) -> Trace:
     started_ns = int(record.started_at * 1e9)
     first = record.ends[0]
     failed = f"http_{record.status}" if record.status >= 400 else None
+    if failed is None and first.outcome == "error":
+        # A stream that broke off, whose status had been sent.
+        failed = first.end.reason
     whole = Span(
         name=f"{first.route} {first.model}",
         kind="CHAIN",
@@ -95,7 +98,7 @@ def trace_of(record: Answered, *, texts: bool) -> Trace:
         },
         given=first.question if texts else None,
         gave=first.end.text if texts and isinstance(first.end, Reply) else None,
-        failed=failed or first.end.reason if first.outcome == "error" else failed,
+        failed=failed,
     )
     calls = [call for one in record.ends for call in _calls(one, started_ns, texts=texts)]
     return Trace(request_id=record.request_id, whole=whole, calls=tuple(calls))
@@ -103,11 +106,14 @@ def trace_of(record: Answered, *, texts: bool) -> Trace:
 
 def _calls(ended: Ended, at_ns: int, *, texts: bool) -> list[Span]:
     calls = []
+    answer = ended.end.answer if texts and isinstance(ended.end, Reply) else None
     for stage in ended.end.stages:
+        # A bare correction has an upstream that nobody asked.
         if not stage.name:
             continue
         until_ns = at_ns + int(stage.ms * 1e6)
-        shown = texts and stage.stage == "upstream" and isinstance(ended.end, Reply)
+        # Texts between two aligners of a stack are not known any more.
+        shown = answer is not None and stage.stage == "upstream"
         calls.append(
             Span(
                 name=f"{stage.stage} {who(stage)}",
@@ -118,7 +124,7 @@ def _calls(ended: Ended, at_ns: int, *, texts: bool) -> list[Span]:
                 prompt_tokens=stage.usage.prompt_tokens,
                 completion_tokens=stage.usage.completion_tokens,
                 given=ended.question if shown else None,
-                gave=ended.end.answer if shown and isinstance(ended.end, Reply) else None,
+                gave=answer if shown else None,
                 failed=stage.reason,
             )
         )
