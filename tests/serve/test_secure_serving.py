@@ -231,6 +231,9 @@ def test_nothing_that_was_said_and_no_secret_is_told_or_written(
         trust_env=False,
     )
     assert metrics.status_code == 200 and "aligner_" in metrics.text
+    # Requests are written down, and found here.
+    witness = graph.chat("failing+known", TEXT).headers["x-request-id"]
+    assert any(witness.encode() in content for content in graph.written().values())
     canaries = [TEXT, UPSTREAM_KEY, PASSWORD, *graph.keys.values()]
     for text in [metrics.text, *(response.text for response in told)]:
         assert not [canary for canary in canaries if canary in text]
