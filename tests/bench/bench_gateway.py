@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
-from fixed_corrector import LATENCY_ENV, FixedCorrector
+import fixed_corrector
 from flaky_api import Faults, FlakyApi
 from gateway_load import load
 from litellm_proxy import MODEL, proxy
@@ -51,9 +51,7 @@ def figure(name: str, ours: float, theirs: float, bar: float, *, ok: bool) -> No
 @contextmanager
 def graph(base_url: str) -> Iterator[str]:
     """The address of the gateway's API."""
-    os.environ[LATENCY_ENV] = str(LATENCY_S)
-    # Replicas must find the stand-in, which is no part of the wheel.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    os.environ[fixed_corrector.LATENCY_ENV] = str(LATENCY_S)
     config = GraphConfig.model_validate(
         {
             "port": free_port(),
@@ -69,17 +67,20 @@ def graph(base_url: str) -> Iterator[str]:
         }
     )
     with runtime.ray_and_serve(config):
-        from ray import serve
+        from ray import cloudpickle, serve
 
         from aligner_serve.app import build_with
         from aligner_serve.probe import Probe
         from aligner_serve.release import Release
 
+        # Replicas do not find the stand-in, which is no part of the wheel.
+        cloudpickle.register_pickle_by_value(fixed_corrector)
         released = Release(
             version="models:/fixed/1", uri="nowhere", content_hash="", prompt_fingerprint=""
         )
+        stand_in = fixed_corrector.FixedCorrector
         application = build_with(
-            config, {"fixed": released}, {"fixed": Probe()}, corrector=FixedCorrector
+            config, {"fixed": released}, {"fixed": Probe()}, corrector=stand_in
         )
         serve.run(application, name="aligner", route_prefix="/")
         yield f"{config.url}/v1"
