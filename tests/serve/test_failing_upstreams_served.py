@@ -1,17 +1,19 @@
 """The same through Ray Serve: proxy, gateway and upstreams each in a process of their own."""
 
+import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
+import own_process
 import pytest
 from broken_api import ANSWER, RETRY_AFTER_S, Behaviour, BrokenApi
 from gateway_client import Client
-from ray import serve
+from ray import cloudpickle, serve
 
 from aligner.records import Turn
 from aligner.runtime_env import free_port
-from aligner_serve import app, runtime
+from aligner_serve import app
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.pipeline import Delta, Finished, Piece
 from aligner_serve.replica import GatewayReplica
@@ -80,8 +82,14 @@ def served() -> Iterator[Served]:
                 "shutdown_timeout_s": 2,
             }
         )
-        with runtime.ray_and_serve(config):
-            yield Served(config, bad)
+        # Replicas cannot import a file of tests.
+        here = sys.modules[__name__]
+        cloudpickle.register_pickle_by_value(here)  # type: ignore[no-untyped-call]
+        try:
+            with own_process.ray_and_serve(config):
+                yield Served(config, bad)
+        finally:
+            cloudpickle.unregister_pickle_by_value(here)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize(
