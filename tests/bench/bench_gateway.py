@@ -79,9 +79,8 @@ def graph(base_url: str) -> Iterator[str]:
             version="models:/fixed/1", uri="nowhere", content_hash="", prompt_fingerprint=""
         )
         stand_in = fixed_corrector.FixedCorrector
-        application = build_with(
-            config, {"fixed": released}, {"fixed": Probe()}, corrector=stand_in
-        )
+        probes = {"fixed": Probe()}
+        application = build_with(config, {"fixed": released}, probes, corrector=stand_in)
         serve.run(application, name="aligner", route_prefix="/")
         yield f"{config.url}/v1"
 
