@@ -74,7 +74,7 @@ def graph(base_url: str) -> Iterator[str]:
         from aligner_serve.release import Release
 
         # Replicas do not find the stand-in, which is no part of the wheel.
-        cloudpickle.register_pickle_by_value(fixed_corrector)
+        cloudpickle.register_pickle_by_value(fixed_corrector)  # type: ignore[no-untyped-call]
         released = Release(
             version="models:/fixed/1", uri="nowhere", content_hash="", prompt_fingerprint=""
         )
