@@ -28,6 +28,7 @@ from aligner_serve.pipeline import (
     Finished,
     Piece,
     Usage,
+    gathered,
 )
 from aligner_serve.scaling_policy import QUEUED_TOKENS
 
@@ -158,6 +159,17 @@ class Corrector:
         async with aclosing(correction) as pieces:
             async for piece in pieces:
                 yield piece
+
+    async def correct_whole(
+        self,
+        aligner: str,
+        question: str,
+        answer: str,
+        history: tuple[Turn, ...],
+        deadline_s: float,
+    ) -> list[Piece]:
+        """All that :meth:`correct` gives without ``stream``."""
+        return await gathered(self.correct(aligner, question, answer, history, deadline_s, False))
 
     async def _examine(self, name: str, examined: probe.Probe) -> None:
         one = self._aligners[name]

@@ -1,5 +1,9 @@
-"""Ray Serve's handles as the pipeline's callables: what a deployment cannot do becomes data."""
+"""Ray Serve's handles as the pipeline's callables: what a deployment cannot do becomes data.
 
+What nobody wants piece by piece comes in one message: a stream between processes costs several.
+"""
+
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final
 
@@ -18,14 +22,16 @@ class UpstreamHandle:
 
     def __init__(self, handle: Any) -> None:
         """``handle`` is a Ray Serve ``DeploymentHandle``."""
-        self._handle = handle.options(stream=True)
+        self._handle, self._streaming = handle, handle.options(stream=True)
 
     def ask(
         self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
         """One answer; closing the generator cancels the request there."""
         asked = sampling.model_dump(mode="json")
-        return _pieces(lambda: self._handle.ask.remote(messages, asked, deadline_s, stream))
+        if stream:
+            return _pieces(lambda: self._streaming.ask.remote(messages, asked, deadline_s, True))
+        return _whole(lambda: self._handle.ask_whole.remote(messages, asked, deadline_s))
 
 
 class CorrectorHandle:
@@ -46,12 +52,10 @@ class CorrectorHandle:
         stream: bool,
     ) -> AsyncGenerator[Piece]:
         """One correction; closing the generator cancels it there."""
-        turns = tuple(history)
-        return _pieces(
-            lambda: self._streaming.correct.remote(
-                self._aligner, question, answer, turns, deadline_s, stream
-            )
-        )
+        asked = (self._aligner, question, answer, tuple(history), deadline_s)
+        if stream:
+            return _pieces(lambda: self._streaming.correct.remote(*asked, True))
+        return _whole(lambda: self._handle.correct_whole.remote(*asked))
 
     async def check_health(self) -> bool:
         """Whether a replica answers and its engine runs."""
@@ -83,3 +87,23 @@ async def _pieces(call: Callable[[], Any]) -> AsyncGenerator[Piece]:
         finally:
             if not ended:
                 pieces.cancel()
+
+
+async def _whole(call: Callable[[], Any]) -> AsyncGenerator[Piece]:
+    """What ``call`` returns; a replica that dies is replaced once."""
+    for left in reversed(range(_TRIES)):
+        response = call()
+        try:
+            pieces: list[Piece] = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except BackPressureError:
+            pieces = [Failed(BUSY)]
+        except (RayError, RayServeException):
+            if left:
+                continue
+            pieces = [Failed(UNAVAILABLE)]
+        for piece in pieces:
+            yield piece
+        return

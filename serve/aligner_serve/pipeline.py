@@ -145,6 +145,12 @@ class Trouble:
     stages: tuple[StageReport, ...] = ()
 
 
+async def gathered(pieces: AsyncGenerator[Piece]) -> list[Piece]:
+    """All of ``pieces``, for callers that want them in one message."""
+    async with aclosing(pieces):
+        return [piece async for piece in pieces]
+
+
 async def respond(
     ask: Ask, steps: Sequence[Step], *, upstream: str, terms: Terms
 ) -> Reply | Trouble:

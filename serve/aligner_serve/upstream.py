@@ -10,7 +10,7 @@ from aligner.failures import Failure
 from aligner.generation import Completion, Endpoint, Messages, Sampling
 from aligner.patience import Patience
 from aligner_serve.config.upstream import ApiUpstream
-from aligner_serve.pipeline import Delta, Failed, Finish, Finished, Piece, Usage
+from aligner_serve.pipeline import Delta, Failed, Finish, Finished, Piece, Usage, gathered
 
 _GATHERED_S: Final = 0.05
 """Each piece costs a message between processes: what comes sooner goes with the next."""
@@ -60,6 +60,12 @@ class Upstream:
                         # Only the reason goes on: a sentence would name the address, which is
                         # not the client's.
                         yield Failed(piece.reason, piece.retry_after_s)
+
+    async def ask_whole(
+        self, messages: Messages, sampling: dict[str, Any], deadline_s: float
+    ) -> list[Piece]:
+        """All that :meth:`ask` gives without ``stream``."""
+        return await gathered(self.ask(messages, sampling, deadline_s, False))
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -19,6 +19,7 @@ from aligner_serve.pipeline import (
     Finished,
     Piece,
     Usage,
+    gathered,
 )
 from aligner_serve.scaling_policy import QUEUED_TOKENS
 
@@ -92,6 +93,12 @@ class UpstreamEngine:
         async with aclosing(self._answer(decoded, prompt_tokens=len(prompt))) as pieces:
             async for piece in pieces:
                 yield piece
+
+    async def ask_whole(
+        self, messages: Messages, sampling: dict[str, Any], deadline_s: float
+    ) -> list[Piece]:
+        """All that :meth:`ask` gives without ``stream``."""
+        return await gathered(self.ask(messages, sampling, deadline_s, False))
 
     async def _answer(
         self, decoded: AsyncGenerator[Any], *, prompt_tokens: int

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from aligner.records import Turn
-from aligner_serve.pipeline import Delta, Finished, Piece, Usage
+from aligner_serve.pipeline import Delta, Finished, Piece, Usage, gathered
 
 LATENCY_ENV = "FIXED_CORRECTOR_LATENCY_S"
 
@@ -38,3 +38,14 @@ class FixedCorrector:
         for word in words:
             yield Delta(f"{word} ")
         yield Finished(Usage(30, 20), by="models:/fixed/1")
+
+    async def correct_whole(
+        self,
+        aligner: str,
+        question: str,
+        answer: str,
+        history: tuple[Turn, ...],
+        deadline_s: float,
+    ) -> list[Piece]:
+        """As the real one."""
+        return await gathered(self.correct(aligner, question, answer, history, deadline_s, False))

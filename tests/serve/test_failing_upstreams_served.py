@@ -15,7 +15,7 @@ from aligner.records import Turn
 from aligner.runtime_env import free_port
 from aligner_serve import app
 from aligner_serve.config.graph import GraphConfig
-from aligner_serve.pipeline import Delta, Finished, Piece
+from aligner_serve.pipeline import Delta, Finished, Piece, gathered
 from aligner_serve.replica import GatewayReplica
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
@@ -38,6 +38,9 @@ class Shouting:
     ) -> AsyncGenerator[Piece]:
         yield Delta(answer.upper())
         yield Finished(by="shouting")
+
+    async def correct_whole(self, *asked: Any) -> list[Piece]:
+        return await gathered(self.correct(*asked, stream=False))
 
     async def check_health(self) -> None:
         pass

@@ -83,9 +83,9 @@ class Works:
         finally:
             self._tokens -= tokens
 
-    async def correct(self, *_: object) -> AsyncGenerator[Piece]:
+    async def correct_whole(self, *_: object) -> list[Piece]:
         await asyncio.sleep(2)
-        yield Finished(by="works")
+        return [Finished(by="works")]
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         return {QUEUED_TOKENS: self._tokens}
