@@ -39,8 +39,15 @@ class Shouting:
         yield Delta(answer.upper())
         yield Finished(by="shouting")
 
-    async def correct_whole(self, *asked: Any) -> list[Piece]:
-        return await gathered(self.correct(*asked, stream=False))
+    async def correct_whole(
+        self,
+        aligner: str,
+        question: str,
+        answer: str,
+        history: Sequence[Turn],
+        deadline_s: float,
+    ) -> list[Piece]:
+        return await gathered(self.correct(aligner, question, answer, history, deadline_s, False))
 
     async def check_health(self) -> None:
         pass
