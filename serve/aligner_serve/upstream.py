@@ -41,18 +41,18 @@ class Upstream:
         asked = self._ask(
             messages, Sampling.model_validate(sampling), deadline_s=deadline_s, stream=stream
         )
-        gathered, given_at = "", 0.0
+        waiting, given_at = "", 0.0
         now = asyncio.get_running_loop().time
         async with aclosing(asked) as pieces:
             async for piece in pieces:
                 match piece:
                     case str():
-                        gathered += piece
+                        waiting += piece
                         if now() - given_at >= _GATHERED_S:
-                            yield Delta(_clean(gathered))
-                            gathered, given_at = "", now()
+                            yield Delta(_clean(waiting))
+                            waiting, given_at = "", now()
                     case Completion():
-                        left = gathered if stream else piece.text
+                        left = waiting if stream else piece.text
                         if left:
                             yield Delta(_clean(left))
                         yield self._finished(piece)
