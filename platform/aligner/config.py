@@ -1,7 +1,7 @@
 """Strict configuration: one model per program, read from YAML and ``--set key=value``."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -21,6 +21,15 @@ class StrictModel(BaseModel):
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def kind_or(default: str) -> Callable[[Any], Any]:
+    """How the members of a union are told apart by ``kind``, which the usual one need not name."""
+
+    def kind(raw: Any) -> Any:
+        return raw.get("kind", default) if isinstance(raw, dict) else getattr(raw, "kind", None)
+
+    return kind
 
 
 def load(model: type[ModelT], path: Path | str, overrides: Sequence[str] = ()) -> ModelT:

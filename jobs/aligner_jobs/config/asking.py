@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from aligner.config import StrictModel
+from aligner.config import StrictModel, kind_or
 from aligner.generation import Endpoint, Sampling
 from aligner_jobs.config.engine import EngineConfig
 
@@ -85,10 +85,7 @@ class LocalUpstream(StrictModel):
     """What it runs on. Local models run one after the other, before anything else is asked."""
 
 
-def _kind(raw: Any) -> Any:
-    """What an upstream is; a model behind an API need not say so."""
-    return raw.get("kind", "openai") if isinstance(raw, dict) else getattr(raw, "kind", None)
-
+_kind = kind_or("openai")
 
 AnyUpstream = Annotated[
     Annotated[Upstream, Tag("openai")] | Annotated[LocalUpstream, Tag("vllm")],

@@ -1,10 +1,10 @@
 """The models whose answers are corrected. Free of ray, torch and fastapi."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from aligner.config import StrictModel
+from aligner.config import StrictModel, kind_or
 from aligner.generation import Sampling
 from aligner_serve.config.aligner import EngineConfig
 from aligner_serve.config.scaling import EngineScaling, Scaling
@@ -100,12 +100,7 @@ class EngineUpstream(_Upstream):
     """Of its deployment."""
 
 
-def _kind(raw: Any) -> Any:
-    """What an upstream is; a model behind an API need not say so."""
-    return raw.get("kind", "openai") if isinstance(raw, dict) else getattr(raw, "kind", None)
-
-
 Upstream = Annotated[
     Annotated[ApiUpstream, Tag("openai")] | Annotated[EngineUpstream, Tag("vllm")],
-    Discriminator(_kind),
+    Discriminator(kind_or("openai")),
 ]
