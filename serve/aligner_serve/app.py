@@ -19,7 +19,7 @@ from aligner_serve.config.release import Seat
 from aligner_serve.config.scaling import EngineScaling, Scaling
 from aligner_serve.config.upstream import ApiUpstream, EngineUpstream
 from aligner_serve.corrector import Corrector, Served
-from aligner_serve.engines import bundles
+from aligner_serve.engine_settings import bundles
 from aligner_serve.replica import GatewayReplica
 from aligner_serve.shared_quotas import QuotaDesk
 from aligner_serve.tracing import Tracer

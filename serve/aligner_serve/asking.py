@@ -9,7 +9,7 @@ from aligner.generation import Messages, Sampling
 from aligner_serve.breaker import Breaker
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.gateway import AskableUpstream
-from aligner_serve.pipeline import (
+from aligner_serve.pieces import (
     BUSY,
     CUT_SHORT,
     EMPTY,

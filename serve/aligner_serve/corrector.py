@@ -5,6 +5,7 @@ gets token ids and gives token ids back: a special token's name in a user's text
 what is decoded is exactly what training encoded.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from aligner.tokens import Tokenizer, encode_prompt
 from aligner_serve import adapters, probe, release
 from aligner_serve.config.aligner import AlignerConfig, OwnEngine
 from aligner_serve.engines import MODEL, Decoded, Decoding, Engine
-from aligner_serve.pipeline import (
+from aligner_serve.pieces import (
     CUT_SHORT,
     TOO_LONG,
     UNAVAILABLE,
@@ -27,6 +28,7 @@ from aligner_serve.pipeline import (
     Failed,
     Finished,
     Piece,
+    Savings,
     Usage,
     gathered,
 )
@@ -148,6 +150,7 @@ class Corrector:
             sampling=one.config.sampling,
             end_ids=(one.tokenizer.eos_token_id,),
             model=one.version if one.version in self._engine.adapters else MODEL,
+            text=False,
         )
         correction = correction_of(
             self._engine.decode(work, deadline_s=deadline_s, stream=stream),
@@ -190,14 +193,17 @@ async def correction_of(
     prompt_tokens: int,
 ) -> AsyncGenerator[Piece]:
     """Text from tokens, as training made tokens from text."""
+    clock = asyncio.get_running_loop().time
+    began, first_ms = clock(), None
     ids: list[int] = []
-    sent, finish = 0, None
+    sent, steps, cached, finish = 0, 0, 0, None
     async with aclosing(decoded):
         async for chunk in decoded:
             if isinstance(chunk, Failed):
                 yield chunk
                 return
-            finish = chunk.finish
+            first_ms = first_ms or 1000 * (clock() - began)
+            finish, steps, cached = chunk.finish, steps + chunk.steps, cached + chunk.cached_tokens
             ids += [i for i in chunk.ids if i != tokenizer.eos_token_id]
             written = tokenizer.decode(ids)
             # A character of several bytes may be half there.
@@ -208,6 +214,13 @@ async def correction_of(
                 yield Delta(text[sent:])
                 sent = len(text)
     if finish == "stop":
-        yield Finished(Usage(prompt_tokens, len(ids)), by=version)
+        savings = Savings(
+            # The end counts: the engine wrote it, too.
+            decoded_tokens=len(ids) + 1,
+            decode_steps=steps,
+            cached_tokens=cached,
+            first_token_ms=first_ms,
+        )
+        yield Finished(Usage(prompt_tokens, len(ids)), by=version, savings=savings)
     else:
         yield Failed(CUT_SHORT if finish == "length" else UNAVAILABLE)

@@ -58,6 +58,18 @@ class RayMetrics:
         self._usd: Any = counter(
             "aligner_usd", "What the tokens cost, where a price is set.", ("stage", "name")
         )
+        self._saved: Any = counter(
+            "aligner_savings",
+            "What correctors had to do and had not: kept and doubted answers, tokens trusted, "
+            "cached and decoded, and the steps that decoded them.",
+            ("name", "kind"),
+        )
+        self._first_token_seconds: Any = histogram(
+            "aligner_first_token_seconds",
+            "Seconds from a corrector's call to its first token.",
+            list(_SECONDS),
+            ("name",),
+        )
         self._http: Any = counter(
             "aligner_http_requests",
             "HTTP requests; 499 are those whose client went away.",
@@ -114,8 +126,27 @@ class RayMetrics:
         ):
             if tokens:
                 self._tokens.inc(tokens, tags={**tags, "kind": kind})
+        if stage.stage == "corrector":
+            self._savings(stage)
         if usd := cost(stage, self._prices):
             self._usd.inc(usd, tags=tags)
+
+    def _savings(self, stage: StageReport) -> None:
+        savings = stage.savings
+        for kind, amount in (
+            ("kept_answers", savings.kept is True),
+            ("doubted_answers", savings.kept is False),
+            ("trusted_tokens", savings.trusted_tokens),
+            ("cached_tokens", savings.cached_tokens),
+            ("decoded_tokens", savings.decoded_tokens),
+            ("decode_steps", savings.decode_steps),
+        ):
+            if amount:
+                self._saved.inc(float(amount), tags={"name": stage.name, "kind": kind})
+        if savings.first_token_ms is not None:
+            self._first_token_seconds.observe(
+                savings.first_token_ms / 1000, tags={"name": stage.name}
+            )
 
 
 def who(stage: StageReport) -> str:

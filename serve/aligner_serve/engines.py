@@ -6,8 +6,8 @@ engine runs and nowhere else: hence a class of ours around ``LLMServer``, rather
 """
 
 import asyncio
-import json
 import os
+import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,18 +15,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from aligner.generation import Sampling
+from aligner_serve import engine_settings
 from aligner_serve.config.aligner import EngineConfig
-from aligner_serve.pipeline import TIMEOUT, UNAVAILABLE, Failed
+from aligner_serve.pieces import TIMEOUT, UNAVAILABLE, Failed
 
 MODEL: Final = "model"
 """What the engine calls its own weights; its adapters have names of their own."""
 
-_PREFIX: Final = "data: "
 _GATHERED_S: Final = 0.02
 """Each piece costs a message between processes, which a fast engine would write by the hundred."""
-
-_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as the largest rank of adapters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +40,8 @@ class Decoding:
     """Each ends the text and is no part of it."""
     model: str = MODEL
     """Or the name of an adapter."""
+    text: bool = True
+    """Whether the tokens are wanted as text, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,22 @@ class Decoded:
     """As the engine reads ``ids``; stop sequences are left out."""
     finish: str | None = None
     """At the end, why it came: ``stop`` or ``length``."""
+    steps: int = 1
+    """Of the engine, in which ``ids`` were written."""
+    cached_tokens: int = 0
+    """Of the prompt, read before; told with the first tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What the engine thinks of a prompt that it has only read."""
+
+    cached_tokens: int
+    """Read before."""
+    logprobs: tuple[float, ...] = ()
+    """Natural logarithms of the probabilities of the tokens that were to be scored."""
+    ranks: tuple[int, ...] = ()
+    """1 where no other token is likelier."""
 
 
 class Engine:
@@ -71,10 +86,14 @@ class Engine:
         """Not started yet; ``adapters`` are folders in PEFT's layout, by name."""
         self.adapters = adapters or {}
         """Names that a request may decode with in the stead of :data:`MODEL`."""
-        arguments = engine_arguments(settings, context_tokens=context_tokens)
+        arguments = engine_settings.engine_arguments(settings, context_tokens=context_tokens)
         if self.adapters:
-            arguments |= adapter_arguments([rank_of(one) for one in self.adapters.values()])
-        self._server = _server(folder, arguments, bundles(settings, num_cpus=num_cpus))
+            arguments |= engine_settings.adapter_arguments(
+                [engine_settings.rank_of(one) for one in self.adapters.values()]
+            )
+        self._server = _server(
+            folder, arguments, engine_settings.bundles(settings, num_cpus=num_cpus)
+        )
         self.queued_tokens = 0
         """Tokens of all requests that are still to be read or written."""
 
@@ -106,22 +125,56 @@ class Engine:
     def decode(
         self, work: Decoding, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Decoded | Failed]:
-        """The tokens as they come, or at once; closing it ends the work on them.
+        """The tokens as they come, or without ``stream`` at once; closing it ends the work on them.
 
         The deadline is kept here, too: a caller that died tells nobody to stop.
         """
-        return _gathered(self._decode(work, deadline_s=deadline_s, stream=stream))
+        return _gathered(self._decode(work, deadline_s=deadline_s), stream=stream)
+
+    async def read(
+        self,
+        prompt: list[int],
+        *,
+        deadline_s: float,
+        model: str = MODEL,
+        scored_from: int | None = None,
+    ) -> Read | Failed:
+        """Read ``prompt`` into the cache; the tokens from ``scored_from`` on are scored.
+
+        Cancelling ends the work on it.
+        """
+        self.queued_tokens += len(prompt)
+        try:
+            async with asyncio.timeout(deadline_s):
+                item = await self._read(prompt, model, scored_from, cached=True)
+                if scored_from is not None and item.num_cached_tokens >= scored_from:
+                    # vLLM scores no token that it finds in the cache.
+                    item = await self._read(prompt, model, scored_from, cached=False)
+        except TimeoutError:
+            return Failed(TIMEOUT)
+        except _errors():
+            return Failed(UNAVAILABLE)
+        finally:
+            self.queued_tokens -= len(prompt)
+        if scored_from is None:
+            return Read(item.num_cached_tokens)
+        scores = item.prompt_logprobs
+        return Read(
+            item.num_cached_tokens,
+            # One for each token but the first, which nothing stands before.
+            tuple(scores.logprobs[scored_from - 1 :]),
+            tuple(scores.ranks[scored_from - 1 :]),
+        )
 
     async def _decode(
-        self, work: Decoding, *, deadline_s: float, stream: bool
+        self, work: Decoding, *, deadline_s: float
     ) -> AsyncGenerator[Decoded | Failed]:
         deadline = asyncio.get_running_loop().time() + deadline_s
         left = len(work.prompt) + work.expected_tokens
         self.queued_tokens += left
         done = len(work.prompt)
         try:
-            items = await self._server.completions(_request(work, stream=stream))
-            async with aclosing(items):
+            async with aclosing(self._generate(work.prompt, _params(work), work.model)) as items:
                 while True:
                     try:
                         async with asyncio.timeout_at(deadline):
@@ -131,67 +184,89 @@ class Engine:
                     except TimeoutError:
                         yield Failed(TIMEOUT)
                         return
-                    for one in _decoded(item):
-                        yield one
-                        done += len(one.ids) if isinstance(one, Decoded) else 0
-                        done = min(done, left)
+                    except _errors():
+                        # Their messages repeat the request.
+                        yield Failed(UNAVAILABLE)
+                        return
+                    one = _decoded(item, first=done > 0)
+                    yield one
+                    done = min(done + len(one.ids), left)
                     self.queued_tokens, left, done = self.queued_tokens - done, left - done, 0
         finally:
             self.queued_tokens -= left
 
+    async def _read(
+        self, prompt: list[int], model: str, scored_from: int | None, *, cached: bool
+    ) -> Any:
+        from vllm import SamplingParams
 
-async def _gathered(decoded: AsyncGenerator[Decoded | Failed]) -> AsyncGenerator[Decoded | Failed]:
+        wanted = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=None if scored_from is None else 0,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_reading_prefix_cache=not cached,
+        )
+        async with aclosing(self._generate(prompt, wanted, model)) as items:
+            return await anext(items)
+
+    def _generate(self, prompt: list[int], wanted: Any, model: str) -> AsyncGenerator[Any]:
+        engine = self._server.engine
+        generated: AsyncGenerator[Any] = engine._engine_client.generate(
+            {"prompt_token_ids": prompt},
+            wanted,
+            uuid.uuid4().hex,
+            lora_request=engine._oai_models.lora_requests.get(model),
+        )
+        return generated
+
+
+async def _gathered(
+    decoded: AsyncGenerator[Decoded | Failed], *, stream: bool
+) -> AsyncGenerator[Decoded | Failed]:
     """The first tokens at once, those that come right after others together with the next."""
     now = asyncio.get_running_loop().time
-    given_at, held = 0.0, Decoded([], "")
+    given_at, held = 0.0, _NOTHING
     async with aclosing(decoded):
         async for one in decoded:
             if isinstance(one, Failed):
                 yield one
                 return
-            held = Decoded(held.ids + one.ids, held.text + one.text, one.finish)
-            if held.finish or now() - given_at >= _GATHERED_S:
-                yield held
-                given_at, held = now(), Decoded([], "")
-
-
-def _decoded(item: Any) -> list[Decoded | Failed]:
-    """What one item of the server tells; its error messages repeat the request, so they stay."""
-    found: list[Decoded | Failed] = []
-    for part in item if isinstance(item, list) else [item]:
-        if not isinstance(part, str):
-            if not (choices := getattr(part, "choices", None)):
-                return [*found, Failed(UNAVAILABLE)]
-            choice = choices[0]
-            found.append(Decoded(list(choice.token_ids or []), choice.text, choice.finish_reason))
-            continue
-        for line in part.splitlines():
-            if not line.startswith(_PREFIX) or line == f"{_PREFIX}[DONE]":
-                continue
-            body = json.loads(line.removeprefix(_PREFIX))
-            if not body.get("choices"):
-                return [*found, Failed(UNAVAILABLE)]
-            choice = body["choices"][0]
-            found.append(
-                Decoded(
-                    choice.get("token_ids") or [],
-                    choice.get("text") or "",
-                    choice.get("finish_reason"),
-                )
+            held = Decoded(
+                held.ids + one.ids,
+                held.text + one.text,
+                one.finish,
+                held.steps + one.steps,
+                held.cached_tokens + one.cached_tokens,
             )
-    return found
+            if held.finish or (stream and now() - given_at >= _GATHERED_S):
+                yield held
+                given_at, held = now(), _NOTHING
 
 
-def _request(work: Decoding, *, stream: bool) -> Any:
+_NOTHING: Final = Decoded([], "", steps=0)
+
+
+def _decoded(item: Any, *, first: bool) -> Decoded:
+    made = item.outputs[0]
+    cached = item.num_cached_tokens or 0
+    return Decoded(
+        list(made.token_ids),
+        made.text,
+        made.finish_reason,
+        cached_tokens=cached if first else 0,
+    )
+
+
+def _params(work: Decoding) -> Any:
     # Imports vLLM, which only the processes beside an engine need.
-    from ray.serve.llm.openai_api_models import CompletionRequest
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
     sampling = work.sampling
-    extensions = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
-    return CompletionRequest(
-        model=work.model,
-        prompt=work.prompt,
-        stream=stream,
+    optional = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
+    return SamplingParams(
         max_tokens=work.max_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -199,9 +274,17 @@ def _request(work: Decoding, *, stream: bool) -> Any:
         seed=sampling.seed,
         stop=list(sampling.stop),
         stop_token_ids=list(work.end_ids),
-        return_token_ids=True,
-        **{key: value for key, value in extensions.items() if value is not None},
+        detokenize=work.text or bool(sampling.stop),
+        output_kind=RequestOutputKind.DELTA,
+        **{key: value for key, value in optional.items() if value is not None},
     )
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What vLLM raises for an engine that is gone, and for a request that it refuses."""
+    from vllm.exceptions import VLLMError
+
+    return VLLMError, ValueError
 
 
 def _server(folder: Path, arguments: dict[str, Any], reserved: list[dict[str, float]]) -> Any:
@@ -226,54 +309,7 @@ def _server(folder: Path, arguments: dict[str, Any], reserved: list[dict[str, fl
             engine_kwargs=arguments,
             # Reserved by the deployment already; here it tells Ray what kind of machine it is.
             placement_group_config={"bundles": reserved},
-            # Tokens are passed on as they come; the default holds each for up to 50 ms.
-            experimental_configs={"stream_batching_interval_ms": 0},
             log_engine_metrics=False,
             callback_config=CallbackConfig(callback_class=WeightsAreHere),
         )
     )
-
-
-def engine_arguments(engine: EngineConfig, *, context_tokens: int) -> dict[str, Any]:
-    """vLLM's own engine arguments."""
-    arguments: dict[str, Any] = {
-        "dtype": engine.dtype,
-        "max_model_len": context_tokens,
-        "max_num_seqs": engine.max_num_seqs,
-        "enforce_eager": engine.enforce_eager,
-        # Sampling comes from our config; a file beside the weights must not add to it.
-        "generation_config": "vllm",
-        "disable_log_stats": True,
-    }
-    if engine.num_gpus > 1:
-        arguments["tensor_parallel_size"] = engine.num_gpus
-    if engine.ngram_speculation_tokens:
-        arguments["speculative_config"] = {
-            "method": "ngram",
-            "num_speculative_tokens": engine.ngram_speculation_tokens,
-            "prompt_lookup_max": 4,
-            "prompt_lookup_min": 2,
-        }
-    return arguments
-
-
-def adapter_arguments(ranks: list[int]) -> dict[str, Any]:
-    """The further ones of an engine with adapters of these ranks, all of them at once in memory."""
-    return {
-        "enable_lora": True,
-        "max_loras": len(ranks),
-        "max_lora_rank": min(rank for rank in _RANKS if rank >= max(ranks)),
-    }
-
-
-def rank_of(adapter: Path) -> int:
-    """The rank of an adapter in PEFT's layout."""
-    config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text())
-    return int(config["r"])
-
-
-def bundles(engine: EngineConfig, *, num_cpus: float) -> list[dict[str, float]]:
-    """What Ray reserves for one replica: its own CPUs, and a GPU per worker of its engine."""
-    cpus: dict[str, float] = {"CPU": num_cpus}
-    gpus = engine.num_gpus
-    return [{**cpus, "GPU": 1}, *[{"GPU": 1.0}] * (gpus - 1)] if gpus else [cpus]

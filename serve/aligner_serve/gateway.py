@@ -13,19 +13,8 @@ from aligner.records import Turn
 from aligner_serve import replies, responses, wire
 from aligner_serve.callers import ANYBODY, Caller
 from aligner_serve.config.graph import GraphConfig
-from aligner_serve.pipeline import (
-    Ask,
-    Delta,
-    Finished,
-    Piece,
-    Reply,
-    Step,
-    Terms,
-    Trouble,
-    Usage,
-    respond,
-    stream,
-)
+from aligner_serve.pieces import Delta, Finished, Piece, Usage
+from aligner_serve.pipeline import Ask, Reply, Step, Terms, Trouble, respond, stream
 from aligner_serve.reporting import report
 from aligner_serve.streams import Choice, Said, streamed
 from aligner_serve.telemetry import Ended, Telemetry

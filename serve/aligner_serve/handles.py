@@ -12,7 +12,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 
 from aligner.generation import Messages, Sampling
 from aligner.records import Turn
-from aligner_serve.pipeline import BUSY, UNAVAILABLE, Delta, Failed, Piece
+from aligner_serve.pieces import BUSY, UNAVAILABLE, Delta, Failed, Piece
 
 _TRIES: Final = 2
 

@@ -17,7 +17,8 @@ from aligner_serve.callers import callers_of
 from aligner_serve.feedback import Feedback, FeedbackRequest, FeedbackResponse
 from aligner_serve.gateway import Context, Gateway
 from aligner_serve.metrics_page import CONTENT_TYPE
-from aligner_serve.pipeline import BUSY, Trouble
+from aligner_serve.pieces import BUSY
+from aligner_serve.pipeline import Trouble
 from aligner_serve.quotas import Ledger, Quotas
 from aligner_serve.seeing import Seeing
 from aligner_serve.watching import Watch

@@ -12,65 +12,26 @@ from functools import partial
 from typing import Final, Literal, assert_never
 
 from aligner_serve.config.aligner import FailurePolicy
+from aligner_serve.pieces import (
+    BUSY,
+    EMPTY,
+    NOTHING_SAVED,
+    TIMEOUT,
+    Delta,
+    Failed,
+    Finish,
+    Finished,
+    Piece,
+    Savings,
+    Usage,
+)
 
 Outcome = Literal["corrected", "unchanged", "passthrough", "blocked"]
 Stage = Literal["gateway", "upstream", "corrector"]
-Finish = Literal["stop", "length"]
 
-TIMEOUT: Final = "timeout"
-BUSY: Final = "busy"
-UNAVAILABLE: Final = "unavailable"
-TOO_LONG: Final = "too_long"
-CUT_SHORT: Final = "length"
-EMPTY: Final = "empty"
 RAW: Final = "raw"
 """Why an answer passes where nobody asked for a correction."""
 
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens that a stage read and wrote."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        """Both together."""
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """The next piece of an answer or of a correction."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The text has come to its end."""
-
-    usage: Usage = Usage()
-    finish: Finish = "stop"
-    """``length`` for an answer that was cut at its limit; a correction is never cut."""
-    by: str = ""
-    """Who did it: the upstream's name (a fallback's, perhaps), or the aligner's version."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A stage gave nothing usable; the reason is one word, fit for clients and metrics."""
-
-    reason: str
-    retry_after_s: float | None = None
-    """How long the client should stay away, where somebody has said."""
-
-
-Piece = Delta | Finished | Failed
-"""What a stage gives: deltas, then one of the others."""
 
 Ask = Callable[[float], AsyncGenerator[Piece]]
 """Asks the upstream, which has so many seconds; closing the generator cancels the request."""
@@ -113,6 +74,8 @@ class StageReport:
     by: str
     reason: str | None = None
     """Why it failed."""
+    savings: Savings = NOTHING_SAVED
+    """Of a corrector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +108,6 @@ class Trouble:
     stages: tuple[StageReport, ...] = ()
 
 
-async def gathered(pieces: AsyncGenerator[Piece]) -> list[Piece]:
-    """All of ``pieces``, for callers that want them in one message."""
-    async with aclosing(pieces):
-        return [piece async for piece in pieces]
-
-
 async def respond(
     ask: Ask, steps: Sequence[Step], *, upstream: str, terms: Terms
 ) -> Reply | Trouble:
@@ -176,6 +133,9 @@ def stream(
     return _Run(upstream, terms, hold=False).events(ask, steps)
 
 
+_NOTHING_CAME: Final = Failed(EMPTY)
+
+
 @dataclass(slots=True)
 class _Call:
     """One stage at work."""
@@ -183,7 +143,7 @@ class _Call:
     pieces: AsyncGenerator[Piece]
     until: float
     text: str = ""
-    ended: Finished | Failed = Failed(EMPTY)
+    ended: Finished | Failed = _NOTHING_CAME
     started: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
     async def deltas(self) -> AsyncGenerator[None]:
@@ -200,8 +160,8 @@ class _Call:
         """What it came to."""
         ms = 1000 * (asyncio.get_running_loop().time() - self.started)
         match self.ended:
-            case Finished(usage=usage, by=by):
-                return StageReport(stage, name, turn, ms, usage, by)
+            case Finished(usage=usage, by=by, savings=savings):
+                return StageReport(stage, name, turn, ms, usage, by, savings=savings)
             case Failed(reason=reason):
                 return StageReport(stage, name, turn, ms, Usage(), "", reason)
 

@@ -18,7 +18,7 @@ from aligner.metrics import similarity
 from aligner.records import Triple, Turn, from_columns
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.release import ProbeConfig
-from aligner_serve.pipeline import BUSY, TIMEOUT, UNAVAILABLE, Delta, Failed, Finished, Piece
+from aligner_serve.pieces import BUSY, TIMEOUT, UNAVAILABLE, Delta, Failed, Finished, Piece
 
 _MAX_PAIRS: Final = 1_000
 _AT_ONCE: Final = 8

@@ -9,7 +9,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel
 
-from aligner_serve.pipeline import Outcome, Reply, StageReport, Usage
+from aligner_serve.pieces import Savings, Usage
+from aligner_serve.pipeline import Outcome, Reply, StageReport
 
 OUTCOME_HEADER: Final = "x-aligner-outcome"
 REASON_HEADER: Final = "x-aligner-reason"
@@ -29,6 +30,23 @@ class UsageReport(BaseModel):
     total_tokens: int
 
 
+class SavingsInfo(BaseModel):
+    """What an aligner did not have to do."""
+
+    kept: bool | None = None
+    """Whether the answer was found good without decoding; left out where nobody looked."""
+    keep_score: float | None = None
+    keep_milliseconds: float = 0.0
+    trusted_tokens: int = 0
+    """Of the answer's beginning, which were given instead of decoded."""
+    decoded_tokens: int = 0
+    decode_steps: int = 0
+    """Of the engine; more tokens than steps were guessed ahead."""
+    cached_tokens: int = 0
+    """Of the prompt, read before."""
+    first_token_milliseconds: float | None = None
+
+
 class StageInfo(BaseModel):
     """One call of an upstream or an aligner."""
 
@@ -43,6 +61,8 @@ class StageInfo(BaseModel):
     """The upstream, where another one took its place."""
     reason: str | None = None
     """Why it failed."""
+    savings: SavingsInfo | None = None
+    """Of an aligner that has corrected."""
 
 
 class Edits(BaseModel):
@@ -231,6 +251,21 @@ def stage_info(stage: StageReport) -> StageInfo:
         version=stage.by or None if corrects else None,
         answered_by=stage.by if stood_in else None,
         reason=stage.reason,
+        savings=_savings_info(stage.savings) if corrects and stage.reason is None else None,
+    )
+
+
+def _savings_info(savings: Savings) -> SavingsInfo:
+    first_ms = savings.first_token_ms
+    return SavingsInfo(
+        kept=savings.kept,
+        keep_score=savings.keep_score,
+        keep_milliseconds=round(savings.keep_ms, 2),
+        trusted_tokens=savings.trusted_tokens,
+        decoded_tokens=savings.decoded_tokens,
+        decode_steps=savings.decode_steps,
+        cached_tokens=savings.cached_tokens,
+        first_token_milliseconds=None if first_ms is None else round(first_ms, 2),
     )
 
 

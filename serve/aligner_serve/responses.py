@@ -7,7 +7,8 @@ from typing import Any, Final, TypeAlias
 from fastapi.responses import JSONResponse
 
 from aligner_serve import replies
-from aligner_serve.pipeline import BUSY, TIMEOUT, Reply, StageReport, Trouble
+from aligner_serve.pieces import BUSY, TIMEOUT
+from aligner_serve.pipeline import Reply, StageReport, Trouble
 
 _RETRY_AFTER_S: Final = 1.0
 _AWAY: Final = frozenset({"breaker_open", "unavailable"})

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Final
 
-from aligner_serve.pipeline import Usage
+from aligner_serve.pieces import Usage
 from aligner_serve.replies import AlignerReport, FinishReason, new_id, now, usage_report
 from aligner_serve.wire import ChatRequest, CompletionRequest
 

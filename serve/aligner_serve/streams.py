@@ -11,7 +11,8 @@ from typing import Final, Protocol, assert_never
 from fastapi.responses import Response, StreamingResponse
 
 from aligner_serve import replies, responses, sse, wire
-from aligner_serve.pipeline import Delta, Reply, Trouble, Usage
+from aligner_serve.pieces import Delta, Usage
+from aligner_serve.pipeline import Reply, Trouble
 
 _LOG: Final = logging.getLogger(__name__)
 

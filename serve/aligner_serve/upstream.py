@@ -10,7 +10,7 @@ from aligner.failures import Failure
 from aligner.generation import Completion, Endpoint, Messages, Sampling
 from aligner.patience import Patience
 from aligner_serve.config.upstream import ApiUpstream
-from aligner_serve.pipeline import Delta, Failed, Finish, Finished, Piece, Usage, gathered
+from aligner_serve.pieces import Delta, Failed, Finish, Finished, Piece, Usage, gathered
 
 _GATHERED_S: Final = 0.05
 """Each piece costs a message between processes: what comes sooner goes with the next."""

@@ -11,7 +11,7 @@ from aligner_serve import chat_prompt
 from aligner_serve.adapters import model_folder
 from aligner_serve.config.upstream import EngineUpstream
 from aligner_serve.engines import Decoding, Engine
-from aligner_serve.pipeline import (
+from aligner_serve.pieces import (
     TOO_LONG,
     UNAVAILABLE,
     Delta,

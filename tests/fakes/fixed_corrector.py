@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from aligner.records import Turn
-from aligner_serve.pipeline import Delta, Finished, Piece, Usage, gathered
+from aligner_serve.pieces import Delta, Finished, Piece, Usage, gathered
 
 LATENCY_ENV = "FIXED_CORRECTOR_LATENCY_S"
 

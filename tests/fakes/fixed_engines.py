@@ -22,7 +22,7 @@ from aligner_serve.config.graph import GraphConfig
 from aligner_serve.feedback_store import Kept
 from aligner_serve.gateway import Gateway
 from aligner_serve.ingress import build_api
-from aligner_serve.pipeline import Delta, Failed, Finished, Piece, Usage
+from aligner_serve.pieces import Delta, Failed, Finished, Piece, Usage
 from aligner_serve.seeing import Seeing
 from aligner_serve.telemetry import Silent
 

@@ -19,7 +19,7 @@ from aligner_serve.config.graph import GraphConfig
 from aligner_serve.gateway import Gateway
 from aligner_serve.ingress import build_api
 from aligner_serve.keys import Key
-from aligner_serve.pipeline import Delta, Finished, Piece, Usage
+from aligner_serve.pieces import Delta, Finished, Piece, Usage
 from aligner_serve.quotas import Charging, Ledger
 from aligner_serve.telemetry import Silent
 

@@ -11,7 +11,7 @@ from aligner_serve.asking import Guarded, blames_upstream, breakers_of, with_fal
 from aligner_serve.breaker import Breaker
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.upstream import BreakerConfig
-from aligner_serve.pipeline import BUSY, TIMEOUT, Delta, Failed, Finished, Piece
+from aligner_serve.pieces import BUSY, TIMEOUT, Delta, Failed, Finished, Piece
 
 MESSAGES: Messages = [{"role": "user", "content": "Why?"}]
 DOWN = Failed("refused")

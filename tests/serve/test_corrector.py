@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from aligner.prompt import PLAIN
 from aligner_serve.corrector import correction_of
 from aligner_serve.engines import Decoded
-from aligner_serve.pipeline import Delta, Failed, Finished, Piece, Usage
+from aligner_serve.pieces import Delta, Failed, Finished, Piece, Usage
 
 EOS = 256
 PIECES = st.sampled_from(["a", " ", "#", ":", "\\", "真", "🙂", "\n", "##Answer:", "#\\#Answer:"])
@@ -54,7 +54,10 @@ def test_what_was_trained_on_comes_out_however_it_is_cut(text: str) -> None:
     written = PLAIN.frame.escape(text)
     *deltas, last = pieces_of(*one_by_one(written))
     assert "".join(piece.text for piece in deltas if isinstance(piece, Delta)) == text
-    assert last == Finished(Usage(7, len(written.encode())), by="v")
+    assert isinstance(last, Finished)
+    assert (last.usage, last.by) == (Usage(7, len(written.encode())), "v")
+    # The end is decoded, too.
+    assert last.savings.decoded_tokens == len(written.encode()) + 1
 
 
 def test_a_character_leaves_when_it_is_whole() -> None:

@@ -31,7 +31,7 @@ from aligner_serve import app, chat_prompt, probe, release
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.corrector import Corrector
 from aligner_serve.handles import CorrectorHandle, UpstreamHandle
-from aligner_serve.pipeline import Delta, Failed, Finished, Piece
+from aligner_serve.pieces import Delta, Failed, Finished, Piece
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 

@@ -17,7 +17,7 @@ from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.upstream import ApiUpstream
 from aligner_serve.gateway import Gateway
 from aligner_serve.ingress import build_api
-from aligner_serve.pipeline import Delta, Finished, Piece
+from aligner_serve.pieces import Delta, Finished, Piece
 from aligner_serve.telemetry import Silent
 from aligner_serve.upstream import Upstream
 

@@ -15,7 +15,7 @@ from aligner.records import Turn
 from aligner.runtime_env import free_port
 from aligner_serve import app
 from aligner_serve.config.graph import GraphConfig
-from aligner_serve.pipeline import Delta, Finished, Piece, gathered
+from aligner_serve.pieces import Delta, Finished, Piece, gathered
 from aligner_serve.replica import GatewayReplica
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]

@@ -14,7 +14,8 @@ from aligner.records import Turn
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.gateway import Gateway
 from aligner_serve.ingress import Admission, build_api
-from aligner_serve.pipeline import Delta, Failed, Finished, Piece, Trouble, Usage
+from aligner_serve.pieces import Delta, Failed, Finished, Piece, Usage
+from aligner_serve.pipeline import Trouble
 from aligner_serve.telemetry import Ended
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "openapi.json"

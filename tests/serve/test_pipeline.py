@@ -10,22 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aligner_serve.config.aligner import FailurePolicy
-from aligner_serve.pipeline import (
-    RAW,
-    Ask,
-    Correct,
-    Delta,
-    Failed,
-    Finished,
-    Piece,
-    Reply,
-    Step,
-    Terms,
-    Trouble,
-    Usage,
-    respond,
-    stream,
-)
+from aligner_serve.pieces import Delta, Failed, Finished, Piece, Usage
+from aligner_serve.pipeline import RAW, Ask, Correct, Reply, Step, Terms, Trouble, respond, stream
 
 Event = Piece
 CANARY = "the raw answer"

@@ -11,7 +11,7 @@ from aligner.errors import DataError, GateRefused
 from aligner.records import Triple, Turn, to_columns
 from aligner_serve import probe
 from aligner_serve.config.release import ProbeConfig
-from aligner_serve.pipeline import CUT_SHORT, UNAVAILABLE, Delta, Failed, Finished, Piece
+from aligner_serve.pieces import CUT_SHORT, UNAVAILABLE, Delta, Failed, Finished, Piece
 
 SECRET = "nightingale"
 ROWS = [

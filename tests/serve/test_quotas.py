@@ -2,7 +2,8 @@ import asyncio
 
 import pytest
 
-from aligner_serve.pipeline import Reply, StageReport, Usage
+from aligner_serve.pieces import Usage
+from aligner_serve.pipeline import Reply, StageReport
 from aligner_serve.quotas import Charging, Ledger, Limits
 from aligner_serve.telemetry import Ended, Silent
 

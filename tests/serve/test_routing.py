@@ -8,7 +8,7 @@ import pytest
 
 from aligner.records import Turn
 from aligner_serve.gateway import AskableCorrector
-from aligner_serve.pipeline import (
+from aligner_serve.pieces import (
     BUSY,
     CUT_SHORT,
     TIMEOUT,

@@ -16,7 +16,7 @@ from aligner_serve import app
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.scaling import EngineScaling, Scaling
 from aligner_serve.handles import CorrectorHandle
-from aligner_serve.pipeline import BUSY, Failed, Finished, Piece
+from aligner_serve.pieces import BUSY, Failed, Finished, Piece
 from aligner_serve.scaling_policy import QUEUED_TOKENS, RequestsAndTokens, wanted_replicas
 
 

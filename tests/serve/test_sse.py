@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aligner_serve import sse
-from aligner_serve.pipeline import Usage
+from aligner_serve.pieces import Usage
 from aligner_serve.replies import AlignerReport
 from aligner_serve.wire import ChatRequest
 

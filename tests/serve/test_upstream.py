@@ -8,7 +8,7 @@ from aligner.adapters.simworld_http import SimworldServer
 from aligner.errors import ConfigError
 from aligner.generation import Endpoint, Sampling
 from aligner_serve.config.upstream import ApiUpstream
-from aligner_serve.pipeline import Delta, Failed, Finished, Piece
+from aligner_serve.pieces import Delta, Failed, Finished, Piece
 from aligner_serve.upstream import Upstream
 
 SAMPLING = Sampling(max_tokens=64, seed=0).model_dump(mode="json")

@@ -1,0 +1,46 @@
+"""What the engine is told; ``test_engine_serving.py`` has real ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aligner_serve import engine_settings
+from aligner_serve.config.aligner import EngineConfig
+
+
+def test_the_engine_takes_its_sampling_from_us_alone() -> None:
+    arguments = engine_settings.engine_arguments(EngineConfig(), context_tokens=256)
+    assert arguments["generation_config"] == "vllm"
+    assert arguments["max_model_len"] == 256
+    assert "speculative_config" not in arguments
+    assert "trust_remote_code" not in arguments
+    assert "enable_lora" not in arguments
+
+
+def test_guessing_ahead_is_a_number_in_the_config() -> None:
+    arguments = engine_settings.engine_arguments(
+        EngineConfig(ngram_speculation_tokens=8), context_tokens=256
+    )
+    assert arguments["speculative_config"]["num_speculative_tokens"] == 8
+
+
+@pytest.mark.parametrize(("ranks", "largest"), [([8], 8), ([4, 20], 32), ([1, 1, 1], 1)])
+def test_all_adapters_have_room_at_once(ranks: list[int], largest: int) -> None:
+    arguments = engine_settings.adapter_arguments(ranks)
+    assert (arguments["max_loras"], arguments["max_lora_rank"]) == (len(ranks), largest)
+
+
+def test_an_adapter_tells_its_rank(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 12}))
+    assert engine_settings.rank_of(tmp_path) == 12
+
+
+@pytest.mark.parametrize(
+    ("gpus", "bundles"),
+    [(0, [{"CPU": 1}]), (1, [{"CPU": 1, "GPU": 1}]), (2, [{"CPU": 1, "GPU": 1}, {"GPU": 1}])],
+)
+def test_a_replica_reserves_what_its_engine_needs(
+    gpus: int, bundles: list[dict[str, float]]
+) -> None:
+    assert engine_settings.bundles(EngineConfig(num_gpus=gpus), num_cpus=1) == bundles
