@@ -16,6 +16,7 @@ from aligner import artefacts
 from aligner.config import StrictModel
 from aligner.errors import DataError
 from aligner.judging import DIMENSIONS, Dimension, Judgement, is_perfect
+from aligner.keeping import KeepCalibration
 from aligner.manifest import Manifest
 from aligner.metrics import similarity
 from aligner.records import Question
@@ -169,6 +170,10 @@ class EvaluationReport(StrictModel):
 
     upstreams: dict[str, UpstreamReport] = Field(min_length=1)
     overall: Overall
+
+    keep: KeepCalibration | None = None
+    """The threshold of KEEP, where one was looked for."""
+
     schema_version: int = 1
 
 
@@ -214,6 +219,18 @@ def read_report(uri: str) -> tuple[Manifest, EvaluationReport]:
         raise DataError(
             f"{uri}/{REPORT_FILE}: is missing or broken; evaluate the model again."
         ) from None
+
+
+def read_calibration(uri: str) -> KeepCalibration:
+    """The calibration of KEEP in the report at ``uri``; it has a threshold.
+
+    Raises:
+        DataError: There is no such report, or it has none.
+    """
+    _, report = read_report(uri)
+    if report.keep is None:
+        raise DataError(f"{uri}: has no calibration of KEEP; evaluate the model with keep set.")
+    return report.keep.usable(where=uri)
 
 
 def _shares(rows: Sequence[JudgedRow]) -> dict[str, object]:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from aligner import artefacts
 from aligner.errors import DataError
 from aligner.judging import DIMENSIONS, Judgement, Scores, verdict_of
+from aligner.keeping import calibrate
 from aligner.prompt import PLAIN
 from aligner.records import Question
 from aligner.reports import (
@@ -17,6 +18,7 @@ from aligner.reports import (
     Overall,
     UpstreamReport,
     evaluate_rows,
+    read_calibration,
     read_report,
 )
 
@@ -216,3 +218,22 @@ def test_a_broken_report_is_one_sentence(tmp_path: Path) -> None:
 def test_a_missing_report_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no report there"):
         read_report(str(tmp_path / "nowhere"))
+
+
+def test_the_calibration_of_a_report_is_read_by_its_uri(tmp_path: Path) -> None:
+    keep = calibrate(
+        [-0.1],
+        [-5.0] * 600,
+        export_hash="e" * 64,
+        prompt_fingerprint=PLAIN.fingerprint,
+        wanted_error=0.005,
+        confidence=0.95,
+    )
+    report = report_of([judged(scores(), scores())]).model_copy(update={"keep": keep})
+    assert read_calibration(publish(tmp_path, report.model_dump_json())) == keep
+
+
+def test_a_report_without_a_calibration_says_what_to_do(tmp_path: Path) -> None:
+    report = report_of([judged(scores(), scores())])
+    with pytest.raises(DataError, match="evaluate the model with keep set"):
+        read_calibration(publish(tmp_path, report.model_dump_json()))
