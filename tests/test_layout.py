@@ -26,6 +26,7 @@ CORE_MAY_IMPORT = {"aligner", "numpy", "pyarrow", "pydantic", "pydantic_core", "
 
 CONFIG_CLASSES = {
     "jobs/configs/build-dataset": "aligner_jobs.config.build_dataset:BuildDatasetConfig",
+    "jobs/configs/cost": "aligner_jobs.config.cost:CostConfig",
     "jobs/configs/evaluate": "aligner_jobs.config.evaluate:EvaluateConfig",
     "jobs/configs/principles": "aligner.teaching:Principles",
     "jobs/configs/promote": "aligner_jobs.config.promote:PromoteConfig",

@@ -28,6 +28,9 @@ HEAVY = ENGINES | {
 }
 """Besides the engines, what costs a tenth of a second or more."""
 
+CONFIGURED = ("build-dataset", "train", "evaluate", "promote", "cost", "serve")
+"""Commands that read a YAML file."""
+
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``code`` in a fresh interpreter, started where the folder ``platform/`` lies."""
@@ -100,7 +103,17 @@ def aligner(*arguments: str) -> tuple[int, str, set[str]]:
 
 @pytest.mark.parametrize(
     "command",
-    [None, "build-dataset", "train", "evaluate", "promote", "serve", "quickstart", "simworld"],
+    [
+        None,
+        "build-dataset",
+        "train",
+        "evaluate",
+        "promote",
+        "cost",
+        "serve",
+        "quickstart",
+        "simworld",
+    ],
 )
 def test_help_loads_no_engine(command: str | None) -> None:
     code, output, loaded = aligner(*filter(None, [command]), "--help")
@@ -121,7 +134,7 @@ def test_a_size_that_is_none_is_one_sentence_and_loads_no_engine() -> None:
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("command", ["build-dataset", "train", "evaluate", "promote", "serve"])
+@pytest.mark.parametrize("command", CONFIGURED)
 def test_a_config_typo_is_one_sentence_and_loads_no_engine(command: str, tmp_path: Path) -> None:
     config = tmp_path / "typo.yaml"
     config.write_text("sede: 7\n", encoding="utf-8")

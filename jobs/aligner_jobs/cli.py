@@ -149,6 +149,13 @@ def promote(config: Path, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
+@_configured
+def cost(config: Path, overrides: tuple[str, ...]) -> None:
+    """What correcting costs, from measured rates: tokens, device-seconds, money and replicas."""
+    _run("cost", "CostConfig", config, overrides)
+
+
+@main.command()
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -19,7 +19,7 @@ def aligner(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_command() -> None:
     done = aligner("--help")
     assert done.returncode == 0
-    for name in ("build-dataset", "train", "evaluate", "promote", "serve", "quickstart"):
+    for name in ("build-dataset", "train", "evaluate", "promote", "cost", "serve", "quickstart"):
         assert name in done.stdout
 
 
