@@ -8,7 +8,6 @@ from typing import Final
 from aligner.generation import Messages, Sampling
 from aligner_serve.breaker import Breaker
 from aligner_serve.config.graph import GraphConfig
-from aligner_serve.gateway import AskableUpstream
 from aligner_serve.pieces import (
     BUSY,
     CUT_SHORT,
@@ -20,6 +19,7 @@ from aligner_serve.pieces import (
     Finished,
     Piece,
 )
+from aligner_serve.stages import AskableUpstream
 
 BREAKER_OPEN: Final = "breaker_open"
 

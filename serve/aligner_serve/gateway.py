@@ -1,53 +1,27 @@
 """What the gateway's routes do: a request of the API through the pipeline and back."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 from fastapi.responses import JSONResponse, Response
 
-from aligner.generation import Messages, Sampling, chat_messages
-from aligner.records import Turn
+from aligner.generation import Sampling, chat_messages
 from aligner_serve import replies, responses, wire
 from aligner_serve.callers import ANYBODY, Caller
 from aligner_serve.config.graph import GraphConfig
-from aligner_serve.pieces import Delta, Finished, Piece, Usage
-from aligner_serve.pipeline import Ask, Reply, Step, Terms, Trouble, respond, stream
+from aligner_serve.pieces import Usage
+from aligner_serve.pipeline import Reply, Trouble
+from aligner_serve.plans import Asked, Plan, Plans
 from aligner_serve.reporting import report
+from aligner_serve.stages import AskableCorrector, AskableUpstream
 from aligner_serve.streams import Choice, Said, streamed
 from aligner_serve.telemetry import Ended, Telemetry
 
 Route = Literal["chat", "completions", "corrections"]
 Generation = wire.ChatRequest | wire.CompletionRequest
-
-
-class AskableUpstream(Protocol):
-    """What the gateway needs of an upstream."""
-
-    def ask(
-        self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
-    ) -> AsyncGenerator[Piece]:
-        """One answer within ``deadline_s``; without ``stream`` it may come as one delta."""
-
-
-class AskableCorrector(Protocol):
-    """What the gateway needs of a corrector."""
-
-    def correct(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        deadline_s: float,
-        stream: bool,
-    ) -> AsyncGenerator[Piece]:
-        """One correction within ``deadline_s``; without ``stream`` it may come as one delta."""
-
-    async def check_health(self) -> bool:
-        """Whether it can correct now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +37,6 @@ class Context:
         return self.who.name
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One run of the pipeline."""
-
-    ask: Ask
-    steps: tuple[Step, ...]
-    upstream: str
-    terms: Terms
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A question as both stages get it."""
-
-    question: str
-    history: tuple[Turn, ...]
-    messages: Messages
-
-
 class Gateway:
     """What the routes do."""
 
@@ -95,7 +50,7 @@ class Gateway:
     ) -> None:
         """``upstreams`` and ``correctors`` are those of ``config``, by name."""
         self.config = config
-        self._upstreams = upstreams
+        self._plans = Plans(config, upstreams=upstreams, correctors=correctors)
         self._correctors = correctors
         self._telemetry = telemetry
         self._models = config.served_models
@@ -105,14 +60,14 @@ class Gateway:
         """``/v1/chat/completions``, plain or streamed."""
         if refusal := self._refusal(request.model, len(request.messages), context):
             return refusal
-        asked = _Asked(request.question, request.history, request.upstream_messages)
+        asked = Asked(request.question, request.history, request.upstream_messages)
         return await self._answer(request, [asked], "chat", context)
 
     async def complete(self, request: wire.CompletionRequest, context: Context) -> Response:
         """``/v1/completions``, plain or streamed."""
         if refusal := self._refusal(request.model, len(request.questions), context):
             return refusal
-        asked = [_Asked(one, (), chat_messages(one)) for one in request.questions]
+        asked = [Asked(one, (), chat_messages(one)) for one in request.questions]
         return await self._answer(request, asked, "completions", context)
 
     async def correct(self, request: wire.CorrectionRequest, context: Context) -> Response:
@@ -159,7 +114,7 @@ class Gateway:
         return dict(zip(self._correctors, healthy, strict=True))
 
     async def _answer(
-        self, request: Generation, asked: Sequence[_Asked], route: Route, context: Context
+        self, request: Generation, asked: Sequence[Asked], route: Route, context: Context
     ) -> Response:
         known = self._models.get(request.model)
         if known is None:
@@ -172,33 +127,27 @@ class Gateway:
             return responses.error(
                 400, f"max_tokens is more than the {limit} allowed here", "max_tokens"
             )
-        jobs = [
-            self._job(one, upstream, stack, _seeded(sampling, turn), stream=bool(request.stream))
+        plans = [
+            self._plans.answer(
+                one, upstream, stack, _seeded(sampling, turn), stream=bool(request.stream)
+            )
             for one in asked
             for turn in range(request.choices)
         ]
         said = partial(self._ended, route, request.model, context, asked)
         shown = request.aligner.include_original and self._may_show(stack)
         if request.stream:
-            choices = [
-                Choice(stream(job.ask, job.steps, upstream=job.upstream, terms=job.terms))
-                for job in jobs
-            ]
+            choices = [Choice(plan.stream()) for plan in plans]
             return await streamed(
                 request, choices, said, shown=shown, heartbeat_s=self.config.heartbeat_s
             )
-        return await self._whole(request, jobs, said, shown=shown)
+        return await self._whole(request, plans, said, shown=shown)
 
     async def _whole(
-        self, request: Generation, jobs: Sequence[_Job], said: Said, *, shown: bool
+        self, request: Generation, plans: Sequence[Plan], said: Said, *, shown: bool
     ) -> Response:
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(
-                    respond(job.ask, job.steps, upstream=job.upstream, terms=job.terms)
-                )
-                for job in jobs
-            ]
+            tasks = [group.create_task(plan.respond()) for plan in plans]
         ends = [task.result() for task in tasks]
         reports = [said(end, shown=shown) for end in ends]
         answered = []
@@ -210,47 +159,10 @@ class Gateway:
         body = _body(request, answered, _sum(ends))
         return responses.reply(body, answered[0][0])
 
-    def _job(
-        self,
-        asked: _Asked,
-        upstream: str,
-        stack: Sequence[str],
-        sampling: Sampling,
-        *,
-        stream: bool,
-    ) -> _Job:
-        target = self._upstreams[upstream]
-
-        def ask(deadline_s: float) -> AsyncGenerator[Piece]:
-            # What is to be corrected is needed as a whole; only a raw answer is passed on as it
-            # comes.
-            return target.ask(
-                asked.messages, sampling, deadline_s=deadline_s, stream=stream and not stack
-            )
-
-        steps = tuple(self._step(name, asked, stream=stream) for name in stack)
-        terms = Terms(self.config.deadline_s, self.config.correction_share, sampling.stop)
-        return _Job(ask, steps, upstream, terms)
-
-    def _step(self, name: str, asked: _Asked, *, stream: bool) -> Step:
-        corrector, settings = self._correctors[name], self.config.aligners[name]
-
-        def correct(answer: str, deadline_s: float) -> AsyncGenerator[Piece]:
-            return corrector.correct(
-                asked.question, answer, asked.history, deadline_s=deadline_s, stream=stream
-            )
-
-        return Step(name, correct, settings.timeout_s, settings.on_failure, settings.rounds)
-
     async def _correction(self, pair: wire.Pair, name: str, context: Context) -> Reply | Trouble:
-        async def ask(deadline_s: float) -> AsyncGenerator[Piece]:
-            yield Delta(pair.answer)
-            yield Finished()
-
-        asked = _Asked(pair.question, pair.turns, [])
-        steps = [self._step(one, asked, stream=False) for one in self._aligners[name]]
-        terms = Terms(self.config.deadline_s)
-        end = await respond(ask, steps, upstream="", terms=terms)
+        asked = Asked(pair.question, pair.turns, [])
+        plan = self._plans.correction(asked, pair.answer, self._aligners[name])
+        end = await plan.respond()
         self._ended("corrections", name, context, [asked], end, shown=False)
         return end
 
@@ -270,7 +182,7 @@ class Gateway:
         route: Route,
         model: str,
         context: Context,
-        asked: Sequence[_Asked],
+        asked: Sequence[Asked],
         end: Reply | Trouble,
         *,
         shown: bool,

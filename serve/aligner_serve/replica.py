@@ -10,12 +10,13 @@ from aligner_serve.asking import breakers_of, with_fallbacks
 from aligner_serve.comparisons import RayComparisons
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.release import Canary, Shadow, challenger_of
-from aligner_serve.gateway import AskableCorrector, Gateway
+from aligner_serve.gateway import Gateway
 from aligner_serve.handles import CorrectorHandle, UpstreamHandle
 from aligner_serve.ingress import build_api
 from aligner_serve.observing import Observing
 from aligner_serve.quotas import Charging, Ledger, Quotas
 from aligner_serve.shared_quotas import SharedQuotas
+from aligner_serve.stages import AskableCorrector
 
 
 class GatewayReplica:

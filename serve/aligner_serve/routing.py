@@ -13,8 +13,8 @@ from typing import Final, Literal
 
 from aligner.metrics import similarity
 from aligner.records import Turn
-from aligner_serve.gateway import AskableCorrector
 from aligner_serve.pieces import BUSY, TIMEOUT, UNAVAILABLE, Delta, Failed, Finished, Piece
+from aligner_serve.stages import AskableCorrector
 
 _MAX_COMPARED_CHARS: Final = 5_000
 """Comparing two texts takes time by the product of their lengths, which others would wait for."""

@@ -7,7 +7,6 @@ from contextlib import aclosing
 import pytest
 
 from aligner.records import Turn
-from aligner_serve.gateway import AskableCorrector
 from aligner_serve.pieces import (
     BUSY,
     CUT_SHORT,
@@ -19,6 +18,7 @@ from aligner_serve.pieces import (
     Piece,
 )
 from aligner_serve.routing import Canary, Comparison, Shadow, drawn
+from aligner_serve.stages import AskableCorrector
 
 OLD, NEW = "models:/fixer/1", "models:/fixer/2"
 

@@ -1,0 +1,35 @@
+"""What the gateway needs of upstreams and correctors, wherever they are."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from aligner.generation import Messages, Sampling
+from aligner.records import Turn
+from aligner_serve.pieces import Piece
+
+
+class AskableUpstream(Protocol):
+    """What the gateway needs of an upstream."""
+
+    def ask(
+        self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
+    ) -> AsyncGenerator[Piece]:
+        """One answer within ``deadline_s``; without ``stream`` it may come as one delta."""
+
+
+class AskableCorrector(Protocol):
+    """What the gateway needs of a corrector."""
+
+    def correct(
+        self,
+        question: str,
+        answer: str,
+        history: Sequence[Turn],
+        *,
+        deadline_s: float,
+        stream: bool,
+    ) -> AsyncGenerator[Piece]:
+        """One correction within ``deadline_s``; without ``stream`` it may come as one delta."""
+
+    async def check_health(self) -> bool:
+        """Whether it can correct now."""
