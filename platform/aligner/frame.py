@@ -88,6 +88,15 @@ class Frame:
                 end = match.start() + 1
         return self.unescape(text[:end])
 
+    def begun(self, value: str) -> str:
+        """The beginning of ``value`` whose escapes are known, however it goes on."""
+        end, left = len(value), self._longest_rest
+        while end and left:
+            end -= 1
+            # Escapes may stand in a mark that is yet to be whole, any number of them.
+            left -= value[end] != self._escape
+        return value[:end]
+
     @cached_property
     def _longest_rest(self) -> int:
         return max((len(mark) - 1 for mark in self.marks), default=0)

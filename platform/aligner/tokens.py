@@ -13,6 +13,9 @@ from aligner.records import Triple, Turn
 IGNORED: Final = -100
 """Label of a position without loss (PyTorch's and Transformers' default ``ignore_index``)."""
 
+_ANYTHING: Final = "\uffff"
+"""Stands in no text, so that two texts are different where it stands."""
+
 
 class Tokenizer(Protocol):
     """What the platform needs of a tokenizer."""
@@ -67,6 +70,30 @@ def encode_prompt(
     """P ids of the rendered prompt, as the Aligner must see them everywhere."""
     text = template.render(question, answer, history)
     return encode_text(text, add_bos=template.add_bos, tokenizer=tokenizer)
+
+
+def encode_begun_prompt(
+    question: str,
+    answer: str,
+    history: tuple[Turn, ...] = (),
+    *,
+    template: PromptTemplate,
+    tokenizer: Tokenizer,
+) -> list[int]:
+    """The first ids of the prompt for an answer of which ``answer`` is the beginning.
+
+    What may yet be escaped is left out, and so is what the tokenizer writes otherwise where the
+    text goes on. One that looks further ahead than a token or two may still change the last ids.
+    """
+    known = template.frame.begun(answer)
+    one, other = (
+        encode_prompt(question, text, history, template=template, tokenizer=tokenizer)
+        for text in (known + _ANYTHING, answer)
+    )
+    pairs = enumerate(zip(one, other, strict=False))
+    same = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+    # The last one may be merged with what comes next.
+    return one[: max(0, same - 1)]
 
 
 def encode_question(

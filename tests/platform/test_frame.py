@@ -77,3 +77,21 @@ def test_a_long_text_of_marks_is_written_in_no_time() -> None:
     value = "##Answer: \\#" * 100_000
     assert frame.escape(value).count("#\\#") == 100_000
     assert len(frame.settled(frame.escape(value[:24_000]))) > 23_000
+
+
+@settings(max_examples=200, deadline=None)
+@given(hostile(), st.integers(0, 60))
+def test_what_is_begun_is_escaped_alike_however_it_goes_on(
+    made: tuple[Frame, str], at: int
+) -> None:
+    frame, value = made
+    begun = frame.begun(value[:at])
+    assert value[:at].startswith(begun)
+    assert frame.escape(value).startswith(frame.escape(begun, right=value[len(begun) : at]))
+
+
+def test_of_a_text_only_what_may_become_a_mark_is_not_begun() -> None:
+    frame = BUILT_IN["plain"].frame
+    assert frame.begun("It is so. ##Correct") == "It is s"
+    assert frame.begun("It is so. " + "\\" * 100 + "##") == ""
+    assert frame.begun("And then it is so. #" + "\\" * 100) == "And then"

@@ -1,9 +1,11 @@
+import re
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligner.prompt import PLAIN, A
+from aligner.prompt import BUILT_IN, PLAIN, A, PromptTemplate
 from aligner.records import Triple
-from aligner.tokens import IGNORED, encode_example, encode_prompt
+from aligner.tokens import IGNORED, encode_begun_prompt, encode_example, encode_prompt
 
 
 class Characters:
@@ -59,3 +61,29 @@ def test_no_beginning_is_added_where_model_or_template_has_none() -> None:
     with_template = encode_prompt("q", "a", template=bare, tokenizer=Characters())
     with_model = encode_prompt("q", "a", template=PLAIN, tokenizer=WithoutBos())
     assert with_template == with_model == Characters().encode(PLAIN.render("q", "a"))
+
+
+class Pairs(Characters):
+    """One token for two characters within a word, so that the last one depends on what follows."""
+
+    def encode(self, text: str) -> list[int]:
+        found = re.findall(r" ?[^\W_]{1,2}|.", text, flags=re.DOTALL)
+        return [hash(piece) for piece in found]
+
+
+@given(
+    answer=st.lists(st.sampled_from(["word ", "#", "##Ans", "wer:", "\\", "真"]), max_size=40).map(
+        "".join
+    ),
+    at=st.integers(0, 120),
+    template=st.sampled_from([*BUILT_IN.values()]),
+)
+def test_what_is_begun_stays_whatever_follows(
+    answer: str, at: int, template: PromptTemplate
+) -> None:
+    begun = encode_begun_prompt("q?", answer[:at], template=template, tokenizer=Pairs())
+    whole = encode_prompt("q?", answer, template=template, tokenizer=Pairs())
+    assert whole[: len(begun)] == begun
+    if template is PLAIN and set(answer) <= set("word "):
+        # All but the end of a mark and a word.
+        assert len(begun) > len(whole) - len(answer[at:]) - 30
