@@ -188,18 +188,17 @@ def _options(config: GraphConfig, scaling: Scaling) -> dict[str, Any]:
 
 
 def _autoscaling(scaling: Scaling) -> dict[str, Any]:
-    tokens = scaling.target_queued_tokens if isinstance(scaling, EngineScaling) else None
+    targets = {}
+    if isinstance(scaling, EngineScaling):
+        targets = scaling.model_dump(include={"target_queued_tokens", "target_first_token_s"})
     return {
         "min_replicas": scaling.min_replicas,
         "max_replicas": scaling.max_replicas,
-        "target_ongoing_requests": scaling.target_ongoing_requests,
+        "target_ongoing_requests": scaling.requests_per_replica,
         "look_back_period_s": scaling.look_back_s,
-        # How often replicas tell their tokens.
+        # How often replicas tell their load.
         "metrics_interval_s": scaling.look_back_s / 5,
         "upscale_delay_s": scaling.upscale_delay_s,
         "downscale_delay_s": scaling.downscale_delay_s,
-        "policy": {
-            "policy_function": scaling_policy.PATH,
-            "policy_kwargs": {"target_queued_tokens": tokens},
-        },
+        "policy": {"policy_function": scaling_policy.PATH, "policy_kwargs": targets},
     }

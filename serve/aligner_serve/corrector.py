@@ -32,7 +32,6 @@ from aligner_serve.pieces import (
     Usage,
     gathered,
 )
-from aligner_serve.scaling_policy import QUEUED_TOKENS
 
 Served = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 """One aligner as plain data: a ``Release``, an ``AlignerConfig`` and a ``Probe``, all dumped."""
@@ -110,7 +109,7 @@ class Corrector:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve at intervals; the scaling policy reads it."""
-        return {QUEUED_TOKENS: self._engine.queued_tokens}
+        return self._engine.load()
 
     async def __del__(self) -> None:
         """Called by Serve at the end: the engine is a process of its own."""

@@ -17,7 +17,9 @@ from typing import Any, Final
 from aligner.generation import Sampling
 from aligner_serve import engine_settings
 from aligner_serve.config.aligner import EngineConfig
+from aligner_serve.first_tokens import FirstTokens
 from aligner_serve.pieces import TIMEOUT, UNAVAILABLE, Failed
+from aligner_serve.scaling_policy import FIRST_TOKEN_S, QUEUED_TOKENS
 
 MODEL: Final = "model"
 """What the engine calls its own weights; its adapters have names of their own."""
@@ -96,6 +98,11 @@ class Engine:
         )
         self.queued_tokens = 0
         """Tokens of all requests that are still to be read or written."""
+        self._first_tokens = FirstTokens()
+
+    def load(self) -> dict[str, float]:
+        """What the scaling policy goes by."""
+        return {QUEUED_TOKENS: self.queued_tokens, FIRST_TOKEN_S: self._first_tokens.seconds()}
 
     async def start(self) -> None:
         """Load the weights."""
@@ -144,6 +151,8 @@ class Engine:
         Cancelling ends the work on it.
         """
         self.queued_tokens += len(prompt)
+        # Who only reads ahead waits for nothing.
+        call = None if scored_from is None else self._first_tokens.called()
         try:
             async with asyncio.timeout(deadline_s):
                 item = await self._read(prompt, model, scored_from, cached=True)
@@ -156,6 +165,8 @@ class Engine:
             return Failed(UNAVAILABLE)
         finally:
             self.queued_tokens -= len(prompt)
+            if call is not None:
+                self._first_tokens.came(call)
         if scored_from is None:
             return Read(item.num_cached_tokens)
         scores = item.prompt_logprobs
@@ -173,6 +184,7 @@ class Engine:
         left = len(work.prompt) + work.expected_tokens
         self.queued_tokens += left
         done = len(work.prompt)
+        call = self._first_tokens.called()
         try:
             async with aclosing(self._generate(work.prompt, _params(work), work.model)) as items:
                 while True:
@@ -188,12 +200,14 @@ class Engine:
                         # Their messages repeat the request.
                         yield Failed(UNAVAILABLE)
                         return
+                    self._first_tokens.came(call)
                     one = _decoded(item, first=done > 0)
                     yield one
                     done = min(done + len(one.ids), left)
                     self.queued_tokens, left, done = self.queued_tokens - done, left - done, 0
         finally:
             self.queued_tokens -= left
+            self._first_tokens.over(call)
 
     async def _read(
         self, prompt: list[int], model: str, scored_from: int | None, *, cached: bool

@@ -21,7 +21,6 @@ from aligner_serve.pieces import (
     Usage,
     gathered,
 )
-from aligner_serve.scaling_policy import QUEUED_TOKENS
 
 UNSUITABLE: Final = "unsuitable"
 """The model is not made for such a conversation: another one would have been answered."""
@@ -60,7 +59,7 @@ class UpstreamEngine:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve at intervals; the scaling policy reads it."""
-        return {QUEUED_TOKENS: self._engine.queued_tokens}
+        return self._engine.load()
 
     async def __del__(self) -> None:
         """Called by Serve at the end: the engine is a process of its own."""

@@ -67,9 +67,17 @@ def test_no_unsafe_default_of_serve_is_left() -> None:
     assert options["backpressure_config"] == {"status_code": 429, "retry_after_s": 1}
     scaled = AutoscalingConfig(**options["autoscaling_config"])
     assert (scaled.min_replicas, scaled.max_replicas) == (1, 3)
-    assert scaled.target_ongoing_requests == 8
-    assert scaled.policy.policy_kwargs == {"target_queued_tokens": 16_384}
-    assert scaled.policy.get_policy().__name__ == "RequestsAndTokens"
+    assert scaled.target_ongoing_requests == 24
+    assert scaled.policy.policy_kwargs == {
+        "target_queued_tokens": 16_384, "target_first_token_s": 2.0,
+    }  # fmt: skip
+    assert scaled.policy.get_policy().__name__ == "LoadOfEngines"
+
+
+def test_without_an_engine_requests_alone_count() -> None:
+    scaled = app._options(graph(), Scaling())["autoscaling_config"]
+    assert scaled["target_ongoing_requests"] == 8
+    assert scaled["policy"]["policy_kwargs"] == {}
 
 
 @pytest.mark.parametrize("name", ["gateway", "upstream-api", "upstream-own", "corrector-first"])
@@ -84,7 +92,7 @@ def test_every_deployment_has_these_options(name: str) -> None:
     assert settings.graceful_shutdown_timeout_s == 105
     assert settings.max_surge_percent == 100
     assert settings.health_check_period_s == 2
-    assert settings.autoscaling_config.policy.policy_function.endswith("RequestsAndTokens")
+    assert settings.autoscaling_config.policy.policy_function.endswith("LoadOfEngines")
 
 
 def test_time_to_finish_may_be_set_apart_from_the_deadline() -> None:

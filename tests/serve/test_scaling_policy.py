@@ -9,86 +9,143 @@ from typing import Any
 
 import own_process
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ray import cloudpickle, serve
 
 from aligner.runtime_env import free_port
 from aligner_serve import app
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.scaling import EngineScaling, Scaling
+from aligner_serve.first_tokens import FirstTokens
 from aligner_serve.handles import CorrectorHandle
 from aligner_serve.pieces import BUSY, Failed, Finished, Piece
-from aligner_serve.scaling_policy import QUEUED_TOKENS, RequestsAndTokens, wanted_replicas
+from aligner_serve.scaling_policy import (
+    FIRST_TOKEN_S,
+    QUEUED_TOKENS,
+    LoadOfEngines,
+    by_first_token,
+    by_tokens,
+)
 
 
-def wanted(
-    requests: float, tokens: float, *, queued: float = 0, target: float | None = 100
-) -> float:
-    return wanted_replicas(
+def tokens(requests: float, queued_tokens: float, *, waiting: float = 0) -> float:
+    return by_tokens(
         ongoing_requests=requests,
-        queued_requests=queued,
-        queued_tokens=tokens,
-        target_ongoing_requests=10,
-        target_queued_tokens=target,
+        queued_requests=waiting,
+        queued_tokens=queued_tokens,
+        target_queued_tokens=100,
     )
 
 
-def test_the_larger_need_counts() -> None:
-    assert wanted(30, 100) == 3
-    assert wanted(1, 350) == 3.5
-    assert wanted(0, 0) == 0
+def first(wait_s: float, *, replicas: int = 2, requests: float = 20) -> float:
+    return by_first_token(
+        ongoing_requests=requests,
+        replicas=replicas,
+        first_token_s=wait_s,
+        target_first_token_s=2.0,
+    )
 
 
-def test_without_a_target_tokens_do_not_count() -> None:
-    assert wanted(5, 1_000_000, target=None) == 0.5
+def context(**changes: Any) -> Any:
+    """What Serve hands the policy: two busy replicas."""
+    return SimpleNamespace(
+        **{
+            "current_num_replicas": 2,
+            "target_num_replicas": 2,
+            "total_num_requests": 4.0,
+            "total_queued_requests": 0.0,
+            "aggregated_metrics": {
+                QUEUED_TOKENS: {"first": 300.0, "second": 500.0},
+                FIRST_TOKEN_S: {"first": 1.0, "second": 5.0, "idle": 0.0},
+                "other": {"x": 9.0},
+            },
+            "config": SimpleNamespace(target_ongoing_requests=8),
+            **changes,
+        }
+    )
+
+
+def test_tokens_count_by_their_target_and_a_part_counts_as_a_part() -> None:
+    assert tokens(1, 350) == 3.5
+    assert tokens(0, 0) == 0
 
 
 def test_requests_that_no_replica_has_taken_count_as_many_tokens_as_the_others() -> None:
-    assert wanted(4, 100, queued=2) == 2
+    assert tokens(4, 100, waiting=2) == 2
     # All of them wait: nothing is known but their number.
-    assert wanted(4, 0, queued=4) == 0.4
+    assert tokens(4, 0, waiting=4) == 0
 
 
-def test_the_policy_reads_what_serve_hands_it() -> None:
-    context = SimpleNamespace(
-        current_num_replicas=2,
-        target_num_replicas=2,
-        total_num_requests=4.0,
-        total_queued_requests=0.0,
-        aggregated_metrics={QUEUED_TOKENS: {"first": 300.0, "second": 500.0}, "other": {"x": 9.0}},
-        config=SimpleNamespace(target_ongoing_requests=8),
-    )
-    assert RequestsAndTokens(target_queued_tokens=200)(context) == (4.0, {})
-    assert RequestsAndTokens()(context) == (0.5, {})
-    context.aggregated_metrics = None
-    assert RequestsAndTokens(target_queued_tokens=200)(context) == (0.5, {})
+def test_a_long_wait_for_first_tokens_adds_replicas_and_never_more_than_doubles_them() -> None:
+    assert first(3.0) == 3
+    assert first(60.0) == 4
+
+
+def test_a_middling_wait_keeps_the_replicas_and_a_short_one_says_nothing() -> None:
+    assert first(1.5) == first(1.01) == 2
+    assert first(1.0) == first(0.0) == 0
+
+
+def test_no_replica_is_added_for_requests_that_have_one_to_themselves() -> None:
+    assert first(60.0, replicas=3, requests=3) == 3
+    assert first(60.0, replicas=3, requests=1) == 1
+
+
+@given(st.floats(0, 100), st.integers(1, 50), st.floats(0, 500))
+def test_a_longer_wait_never_wants_fewer(wait_s: float, replicas: int, requests: float) -> None:
+    shorter = first(wait_s, replicas=replicas, requests=requests)
+    assert shorter <= first(wait_s * 1.5, replicas=replicas, requests=requests)
+    assert 0 <= shorter <= min(2 * replicas, requests)
+
+
+def test_the_policy_reads_what_serve_hands_it_and_takes_the_largest_need() -> None:
+    assert LoadOfEngines(target_queued_tokens=200)(context()) == (4.0, {})
+    # The mean of those who are asked is 3 s.
+    assert LoadOfEngines(target_first_token_s=2.0)(context()) == (3.0, {})
+    assert LoadOfEngines(200, 2.0)(context()) == (4.0, {})
+    assert LoadOfEngines(20_000, 2.0)(context(total_num_requests=40.0)) == (5.0, {})
+    assert LoadOfEngines()(context()) == (0.5, {})
+
+
+def test_nothing_told_yet_leaves_the_requests() -> None:
+    assert LoadOfEngines(200, 2.0)(context(aggregated_metrics=None)) == (0.5, {})
 
 
 def test_nobody_waits_for_a_count_before_the_first_replica() -> None:
-    context: Any = SimpleNamespace(current_num_replicas=0, target_num_replicas=1)
-    assert RequestsAndTokens()(context) == (1, {})
+    none = context(current_num_replicas=0, target_num_replicas=1)
+    assert LoadOfEngines()(none) == (1, {})
 
 
 class Works:
-    """Stands for an engine's replica: each request is worth its tokens until its time is over."""
+    """Stands for an engine's replica: each request is worth its tokens until its time is over.
+
+    One that has no tokens is waited for instead.
+    """
 
     def __init__(self) -> None:
         self._tokens = 0
+        self._first_tokens = FirstTokens(recent_s=1.0)
 
     async def work(self, tokens: int, seconds: float) -> AsyncGenerator[int]:
         self._tokens += tokens
+        call = self._first_tokens.called()
         try:
             for number in range(10):
+                if tokens:
+                    self._first_tokens.came(call)
                 await asyncio.sleep(seconds / 10)
                 yield number
         finally:
             self._tokens -= tokens
+            self._first_tokens.over(call)
 
     async def correct_whole(self, *_: object) -> list[Piece]:
         await asyncio.sleep(2)
         return [Finished(by="works")]
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        return {QUEUED_TOKENS: self._tokens}
+        return {QUEUED_TOKENS: self._tokens, FIRST_TOKEN_S: self._first_tokens.seconds()}
 
 
 class Scaled:
@@ -97,7 +154,8 @@ class Scaled:
     def __init__(self, config: GraphConfig) -> None:
         scaling = EngineScaling(
             max_replicas=3, num_cpus=0.1, target_queued_tokens=100, target_ongoing_requests=4,
-            max_ongoing_requests=4, look_back_s=1, upscale_delay_s=0.5, downscale_delay_s=1,
+            target_first_token_s=2, max_ongoing_requests=4, look_back_s=1, upscale_delay_s=0.5,
+            downscale_delay_s=1,
         )  # fmt: skip
         few = Scaling(max_ongoing_requests=1, max_queued_requests=1, target_ongoing_requests=1)
         scalings = {"gateway": scaling, "upstream": scaling, "corrector": scaling, "few": few}
@@ -151,12 +209,12 @@ def scaled() -> Iterator[Scaled]:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-    ("name", "requests", "tokens"), [("corrector", 2, 140), ("upstream", 12, 1)]
+    ("name", "requests", "tokens"), [("corrector", 2, 140), ("upstream", 12, 1), ("gateway", 4, 0)]
 )
 def test_a_deployment_grows_by_itself_and_its_replicas_finish_what_they_have(
     scaled: Scaled, name: str, requests: int, tokens: int
 ) -> None:
-    """Few requests of many tokens, or many of few; the others stay as they are."""
+    """Few requests of many tokens, many of few, or some that wait; the others stay as they are."""
 
     async def load() -> None:
         work = asyncio.gather(*(scaled.work(name, tokens, 12) for _ in range(requests)))
