@@ -7,14 +7,18 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final
 
+from grpc import RpcError
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from aligner.generation import Messages, Sampling
 from aligner.records import Turn
-from aligner_serve.pieces import BUSY, UNAVAILABLE, Delta, Failed, Piece
+from aligner_serve.pieces import BUSY, READ_NOTHING, UNAVAILABLE, Delta, Failed, Piece, Reading
 
 _TRIES: Final = 2
+
+_GONE: Final = (RayError, RayServeException, RpcError)
+"""What a call raises whose replica has died, is being replaced, or cannot be reached."""
 
 
 class UpstreamHandle:
@@ -50,18 +54,46 @@ class CorrectorHandle:
         *,
         deadline_s: float,
         stream: bool,
+        session: str = "",
     ) -> AsyncGenerator[Piece]:
         """One correction; closing the generator cancels it there."""
         asked = (self._aligner, question, answer, tuple(history), deadline_s)
+        handle = self._streaming if stream else self._handle
+        if session:
+            handle = handle.options(session_id=session)
         if stream:
-            return _pieces(lambda: self._streaming.correct.remote(*asked, True))
-        return _whole(lambda: self._handle.correct_whole.remote(*asked))
+            return _pieces(lambda: handle.correct.remote(*asked, True))
+        return _whole(lambda: handle.correct_whole.remote(*asked))
+
+    async def ahead(
+        self,
+        question: str,
+        answer: str,
+        history: Sequence[Turn],
+        *,
+        tokens: int,
+        deadline_s: float,
+        session: str,
+    ) -> Reading:
+        """Read the beginning of a pair; cancelling ends the work on it there."""
+        handle = self._handle.options(session_id=session)
+        response = handle.ahead.remote(
+            self._aligner, question, answer, tuple(history), tokens, deadline_s
+        )
+        try:
+            reading: Reading = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except (RayError, RayServeException):
+            return READ_NOTHING
+        return reading
 
     async def check_health(self) -> bool:
         """Whether a replica answers and its engine runs."""
         try:
             await self._handle.check_health.remote()
-        except (RayError, RayServeException):
+        except _GONE:
             return False
         return True
 
@@ -79,7 +111,7 @@ async def _pieces(call: Callable[[], Any]) -> AsyncGenerator[Piece]:
             ended = True
             yield Failed(BUSY)
             return
-        except (RayError, RayServeException):
+        except _GONE:
             ended = True
             if given or not left:
                 yield Failed(UNAVAILABLE)
@@ -100,7 +132,7 @@ async def _whole(call: Callable[[], Any]) -> AsyncGenerator[Piece]:
             raise
         except BackPressureError:
             pieces = [Failed(BUSY)]
-        except (RayError, RayServeException):
+        except _GONE:
             if left:
                 continue
             pieces = [Failed(UNAVAILABLE)]

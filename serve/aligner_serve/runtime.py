@@ -19,6 +19,7 @@ from aligner.runtime_env import private_cluster, set_ray_defaults, worker_env
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.probe import Probe
 from aligner_serve.rollout import Releases
+from aligner_serve.transport import fast_transport
 
 _APPLICATION = "aligner"
 _POLL_S = 0.2
@@ -66,39 +67,46 @@ def ray_and_serve(config: GraphConfig) -> Iterator[None]:
     # How far /metrics lags behind; Ray's default is 10 s, and what a killed process had not
     # reported is not counted.
     os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
-    import ray
+    address = os.environ.get("RAY_ADDRESS")
+    with contextlib.nullcontext() if address else fast_transport():
+        import ray
+        from ray import serve
+
+        ray.init(
+            **({"address": address} if address else private_cluster(num_cpus=room(config))),
+            runtime_env={"env_vars": worker_env()},
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        started = False
+        try:
+            if _serve_runs():
+                raise ConfigError(
+                    f"RAY_ADDRESS: Serve runs in the cluster at {address} already; deploy there "
+                    "with `serve run aligner_serve.app:build`, or unset RAY_ADDRESS."
+                )
+            started = True
+            _start_serve(config)
+            yield
+        finally:
+            # Ray prints that a task of Serve's controller died with it, which was asked for.
+            with contextlib.redirect_stdout(io.StringIO()):
+                if started:
+                    serve.shutdown()  # type: ignore[no-untyped-call]
+                ray.shutdown()
+
+
+def _start_serve(config: GraphConfig) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions, ProxyLocation
 
-    address = os.environ.get("RAY_ADDRESS")
-    ray.init(
-        **({"address": address} if address else private_cluster(num_cpus=room(config))),
-        runtime_env={"env_vars": worker_env()},
-        logging_level=logging.WARNING,
-        log_to_driver=False,
+    serve.start(
+        proxy_location=ProxyLocation.HeadOnly,
+        http_options=HTTPOptions(host=config.host, port=config.port),
+        # The gateway writes a line for each request, with its outcome.
+        logging_config={"encoding": "JSON", "enable_access_log": False},
     )
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    started = False
-    try:
-        if _serve_runs():
-            raise ConfigError(
-                f"RAY_ADDRESS: Serve runs in the cluster at {address} already; deploy there with "
-                "`serve run aligner_serve.app:build`, or unset RAY_ADDRESS."
-            )
-        started = True
-        serve.start(
-            proxy_location=ProxyLocation.HeadOnly,
-            http_options=HTTPOptions(host=config.host, port=config.port),
-            # The gateway writes a line for each request, with its outcome.
-            logging_config={"encoding": "JSON", "enable_access_log": False},
-        )
-        yield
-    finally:
-        # Ray prints that a task of Serve's controller died with it, which is what was asked for.
-        with contextlib.redirect_stdout(io.StringIO()):
-            if started:
-                serve.shutdown()  # type: ignore[no-untyped-call]
-            ray.shutdown()
 
 
 def room(config: GraphConfig) -> int:
