@@ -13,7 +13,7 @@ from ray import serve
 from ray.serve import Application, Deployment
 
 from aligner.records import content_id
-from aligner_serve import probe, release, scaling_policy
+from aligner_serve import affinity, probe, release, scaling_policy
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.release import Seat
 from aligner_serve.config.scaling import EngineScaling, Scaling
@@ -147,10 +147,18 @@ def _corrector(
         placement_group_bundles=bundles(config.engine_of(seat.aligner), num_cpus=scaling.num_cpus),
         placement_group_strategy="PACK",
         **_options(config, scaling),
+        **_router(any(config.aligners[name].prefill_ahead for name in served)),
     )
     versions = [identity for identity, _, _ in served.values()]
     application: Application = _pinned(deployment(corrector), versions).bind(served, config.cache)
     return application
+
+
+def _router(reads_ahead: bool) -> dict[str, Any]:
+    """What is read ahead is of use to the replica that has read it, and to no other."""
+    if not reads_ahead:
+        return {}
+    return {"request_router_config": {"request_router_class": affinity.PATH}}
 
 
 def _pinned(deployment: Deployment, identity: object) -> Deployment:

@@ -16,8 +16,9 @@ from aligner.adapters.hf_tokenizer import HfTokenizer
 from aligner.frame import Frame
 from aligner.prompt import PromptTemplate
 from aligner.records import Turn
-from aligner.tokens import Tokenizer, encode_prompt
+from aligner.tokens import Tokenizer, encode_begun_prompt, encode_prompt
 from aligner_serve import adapters, probe, release
+from aligner_serve.begun import read_ahead
 from aligner_serve.config.aligner import AlignerConfig, OwnEngine
 from aligner_serve.engines import MODEL, Decoded, Decoding, Engine
 from aligner_serve.pieces import (
@@ -28,6 +29,7 @@ from aligner_serve.pieces import (
     Failed,
     Finished,
     Piece,
+    Reading,
     Savings,
     Usage,
     gathered,
@@ -172,6 +174,31 @@ class Corrector:
     ) -> list[Piece]:
         """All that :meth:`correct` gives without ``stream``."""
         return await gathered(self.correct(aligner, question, answer, history, deadline_s, False))
+
+    async def ahead(
+        self,
+        aligner: str,
+        question: str,
+        answer: str,
+        history: tuple[Turn, ...],
+        tokens: int,
+        deadline_s: float,
+    ) -> Reading:
+        """Read a prompt whose answer is still being written, unless there is too much to do."""
+        one = self._aligners[aligner]
+        settings = one.config.prefill_ahead
+        if settings is None or self._engine.queued_tokens > settings.max_queued_tokens:
+            return Reading("loaded", tokens)
+        begun = encode_begun_prompt(
+            question, answer, history, template=one.template, tokenizer=one.tokenizer
+        )
+        return await read_ahead(
+            self._engine,
+            begun[: self._context - 1],
+            tokens=tokens,
+            model=one.version if one.version in self._engine.adapters else MODEL,
+            deadline_s=deadline_s,
+        )
 
     async def _examine(self, name: str, examined: probe.Probe) -> None:
         one = self._aligners[name]

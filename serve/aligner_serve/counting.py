@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from aligner_serve.config.observing import Price
+from aligner_serve.pieces import Reading
 from aligner_serve.pipeline import Reply, StageReport
 from aligner_serve.telemetry import Answered, Ended
 
@@ -70,6 +71,15 @@ class RayMetrics:
             list(_SECONDS),
             ("name",),
         )
+        self._readings: Any = counter(
+            "aligner_readings_ahead",
+            "Readings of answers that were still being written, by result (read, nothing_new, "
+            "loaded, failed, dropped).",
+            ("name", "result"),
+        )
+        self._read_ahead: Any = counter(
+            "aligner_read_ahead_tokens", "Tokens of prompts that were read ahead.", ("name",)
+        )
         self._http: Any = counter(
             "aligner_http_requests",
             "HTTP requests; 499 are those whose client went away.",
@@ -109,6 +119,12 @@ class RayMetrics:
         """Count traces that were ``sent`` to MLflow, or ``lost``."""
         if traces:
             self._traces.inc(traces, tags={"result": result})
+
+    def read_ahead(self, name: str, reading: Reading) -> None:
+        """Count what the aligner ``name`` has read before there was anything to correct."""
+        self._readings.inc(tags={"name": name, "result": reading.result})
+        if reading.computed:
+            self._read_ahead.inc(reading.computed, tags={"name": name})
 
     def fed(self, verdict: str, result: str) -> None:
         """Count a piece of feedback and what became of it."""

@@ -129,6 +129,12 @@ class Engine:
         if self._server.engine is not None:
             await self._server.engine.shutdown()
 
+    @property
+    def block_tokens(self) -> int:
+        """What is read is found again in blocks of so many tokens."""
+        config = self._server.engine._engine_client.vllm_config
+        return int(config.cache_config.block_size)
+
     def decode(
         self, work: Decoding, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Decoded | Failed]:

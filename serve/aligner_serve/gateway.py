@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 
 from aligner.generation import Sampling, chat_messages
 from aligner_serve import replies, responses, wire
+from aligner_serve.ahead import ReadingTold, untold
 from aligner_serve.callers import ANYBODY, Caller
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.pieces import Usage
@@ -47,10 +48,16 @@ class Gateway:
         upstreams: Mapping[str, AskableUpstream],
         correctors: Mapping[str, AskableCorrector],
         telemetry: Telemetry,
+        read_ahead: ReadingTold = untold,
     ) -> None:
-        """``upstreams`` and ``correctors`` are those of ``config``, by name."""
+        """``upstreams`` and ``correctors`` are those of ``config``, by name.
+
+        ``read_ahead`` hears of what correctors read while upstreams still write.
+        """
         self.config = config
-        self._plans = Plans(config, upstreams=upstreams, correctors=correctors)
+        self._plans = Plans(
+            config, upstreams=upstreams, correctors=correctors, read_ahead=read_ahead
+        )
         self._correctors = correctors
         self._telemetry = telemetry
         self._models = config.served_models

@@ -85,7 +85,7 @@ class CorrectorHandle:
         except asyncio.CancelledError:
             response.cancel()
             raise
-        except (RayError, RayServeException):
+        except _GONE:
             return READ_NOTHING
         return reading
 

@@ -8,6 +8,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from aligner.feedback import FeedbackRow
+from aligner_serve.ahead import ReadingTold
 from aligner_serve.breaker import Breaker, State
 from aligner_serve.config.feedback import FeedbackConfig
 from aligner_serve.config.graph import GraphConfig
@@ -54,6 +55,7 @@ class Observing:
             },
         )
         self.telemetry: Telemetry = Gathering(metrics)
+        self.read_ahead: ReadingTold = metrics.read_ahead
         self.seeing = Seeing(
             watcher=Watchers(watchers),
             ongoing=ongoing,

@@ -83,6 +83,20 @@ class Failed:
     """How long the client should stay away, where somebody has said."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What became of reading the beginning of a pair ahead. Holds no text."""
+
+    result: Literal["read", "nothing_new", "loaded", "failed", "dropped"]
+    """``loaded``: the replica has other work; ``dropped``: the answer ended meanwhile."""
+    tokens: int = 0
+    """Of the prompt, from its first on, that have been read by now."""
+    computed: int = 0
+    """Of these, those that were in no cache before."""
+
+
+READ_NOTHING: Final = Reading("failed")
+
 Piece = Delta | Finished | Failed
 """What a stage gives: deltas, then one of the others."""
 

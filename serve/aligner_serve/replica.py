@@ -44,6 +44,7 @@ class GatewayReplica:
             upstreams=with_fallbacks(parsed, handles, breakers),
             correctors=_routed(parsed, correctors),
             telemetry=Charging(self._observing.telemetry, self._quotas),
+            read_ahead=self._observing.read_ahead,
         )
 
     async def __serve_build_asgi_app__(self) -> FastAPI:

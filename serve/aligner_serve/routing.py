@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from aligner.metrics import similarity
 from aligner.records import Turn
-from aligner_serve.pieces import BUSY, TIMEOUT, UNAVAILABLE, Delta, Failed, Finished, Piece
+from aligner_serve.pieces import BUSY, TIMEOUT, UNAVAILABLE, Delta, Failed, Finished, Piece, Reading
 from aligner_serve.stages import AskableCorrector
 
 _MAX_COMPARED_CHARS: Final = 5_000
@@ -63,15 +63,15 @@ class Canary:
         *,
         deadline_s: float,
         stream: bool,
+        session: str = "",
     ) -> AsyncGenerator[Piece]:
         """One correction; a challenger that cannot be reached costs nothing but its turn."""
         clock = asyncio.get_running_loop().time
         until = clock() + deadline_s
-        first = history[0].text if history else question
-        if drawn(self._aligner, first, share=self._share):
+        if self._is_tried(question, history):
             given = False
             tried = self._challenger.correct(
-                question, answer, history, deadline_s=deadline_s, stream=stream
+                question, answer, history, deadline_s=deadline_s, stream=stream, session=session
             )
             async with aclosing(tried) as pieces:
                 async for piece in pieces:
@@ -81,16 +81,37 @@ class Canary:
                     yield piece
                 else:
                     return
+        left_s = max(0.0, until - clock())
         corrected = self._champion.correct(
-            question, answer, history, deadline_s=max(0.0, until - clock()), stream=stream
+            question, answer, history, deadline_s=left_s, stream=stream, session=session
         )
         async with aclosing(corrected) as pieces:
             async for piece in pieces:
                 yield piece
 
+    async def ahead(
+        self,
+        question: str,
+        answer: str,
+        history: Sequence[Turn],
+        *,
+        tokens: int,
+        deadline_s: float,
+        session: str,
+    ) -> Reading:
+        """By the version that is to correct the pair."""
+        who = self._challenger if self._is_tried(question, history) else self._champion
+        return await who.ahead(
+            question, answer, history, tokens=tokens, deadline_s=deadline_s, session=session
+        )
+
     async def check_health(self) -> bool:
         """Of the champion, who stands in for the challenger."""
         return await self._champion.check_health()
+
+    def _is_tried(self, question: str, history: Sequence[Turn]) -> bool:
+        first = history[0].text if history else question
+        return drawn(self._aligner, first, share=self._share)
 
 
 _NOT_THERE: Final = (UNAVAILABLE, BUSY)
@@ -129,11 +150,12 @@ class Shadow:
         *,
         deadline_s: float,
         stream: bool,
+        session: str = "",
     ) -> AsyncGenerator[Piece]:
         """The champion's correction, piece by piece as it comes."""
         text = ""
         corrected = self._champion.correct(
-            question, answer, history, deadline_s=deadline_s, stream=stream
+            question, answer, history, deadline_s=deadline_s, stream=stream, session=session
         )
         async with aclosing(corrected) as pieces:
             async for piece in pieces:
@@ -146,6 +168,21 @@ class Shadow:
                         )
                         self._practise(again, champion=by, text=text, deadline_s=deadline_s)
                 yield piece
+
+    async def ahead(
+        self,
+        question: str,
+        answer: str,
+        history: Sequence[Turn],
+        *,
+        tokens: int,
+        deadline_s: float,
+        session: str,
+    ) -> Reading:
+        """By the champion: nobody waits for the other."""
+        return await self._champion.ahead(
+            question, answer, history, tokens=tokens, deadline_s=deadline_s, session=session
+        )
 
     async def check_health(self) -> bool:
         """Of the champion: the challenger is nobody's answer."""

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from aligner.generation import Messages, Sampling
 from aligner.records import Turn
-from aligner_serve.pieces import Piece
+from aligner_serve.pieces import Piece, Reading
 
 
 class AskableUpstream(Protocol):
@@ -28,8 +28,27 @@ class AskableCorrector(Protocol):
         *,
         deadline_s: float,
         stream: bool,
+        session: str = "",
     ) -> AsyncGenerator[Piece]:
-        """One correction within ``deadline_s``; without ``stream`` it may come as one delta."""
+        """One correction within ``deadline_s``; without ``stream`` it may come as one delta.
+
+        Those of one ``session`` go to the same replica while that can be had.
+        """
+
+    async def ahead(
+        self,
+        question: str,
+        answer: str,
+        history: Sequence[Turn],
+        *,
+        tokens: int,
+        deadline_s: float,
+        session: str,
+    ) -> Reading:
+        """Read a pair of which ``answer`` is only the beginning; raises nothing.
+
+        ``tokens`` of its prompt were read before, in the same ``session``.
+        """
 
     async def check_health(self) -> bool:
         """Whether it can correct now."""

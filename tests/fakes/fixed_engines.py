@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import uvicorn
+from unread import Unread
 
 from aligner.feedback import FeedbackRow
 from aligner.generation import Messages, Sampling
@@ -71,7 +72,7 @@ class FixedUpstream:
         yield Finished(Usage(5, 7), by=self._name)
 
 
-class FixedCorrector:
+class FixedCorrector(Unread):
     """Corrects after ``latency_s``, word by word where it is streamed."""
 
     def __init__(self, name: str, latency_s: float) -> None:
@@ -85,6 +86,7 @@ class FixedCorrector:
         *,
         deadline_s: float,
         stream: bool,
+        session: str = "",
     ) -> AsyncGenerator[Piece]:
         """One correction; ``broken`` and ``strict`` have none."""
         await asyncio.sleep(self._latency_s)

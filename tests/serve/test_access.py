@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from unread import Unread
 
 from aligner.errors import ConfigError
 from aligner.generation import Messages, Sampling
@@ -27,7 +28,7 @@ QUESTION = {"messages": [{"role": "user", "content": "Why?"}]}
 PAIR = {"question": "Why?", "answer": "Because."}
 
 
-class Echo:
+class Echo(Unread):
     """An upstream and a corrector that use 50 tokens each."""
 
     async def ask(
@@ -44,6 +45,7 @@ class Echo:
         *,
         deadline_s: float,
         stream: bool,
+        session: str = "",
     ) -> AsyncGenerator[Piece]:
         yield Delta(answer)
         yield Finished(Usage(40, 10), by="models:/fixer/1")

@@ -9,6 +9,7 @@ import pytest
 import uvicorn
 from broken_api import ANSWER, RETRY_AFTER_S, Behaviour, BrokenApi
 from gateway_client import Client
+from unread import Unread
 
 from aligner.generation import Messages, Sampling
 from aligner.records import Turn
@@ -55,7 +56,7 @@ class Direct:
         return self._upstream.ask(messages, sampling.model_dump(mode="json"), deadline_s, stream)
 
 
-class Shouting:
+class Shouting(Unread):
     """A corrector."""
 
     async def correct(
@@ -66,6 +67,7 @@ class Shouting:
         *,
         deadline_s: float,
         stream: bool,
+        session: str = "",
     ) -> AsyncGenerator[Piece]:
         yield Delta(answer.upper())
         yield Finished(by="shouting")

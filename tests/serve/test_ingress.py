@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from unread import Unread
 
 from aligner.generation import Messages, Sampling
 from aligner.records import Turn
@@ -38,7 +39,7 @@ class FakeUpstream:
             yield piece
 
 
-class FakeCorrector:
+class FakeCorrector(Unread):
     """Gives the pieces that it was made with."""
 
     def __init__(self, *pieces: Piece | float) -> None:
@@ -54,6 +55,7 @@ class FakeCorrector:
         *,
         deadline_s: float,
         stream: bool,
+        session: str = "",
     ) -> AsyncGenerator[Piece]:
         self.asked.append((question, answer, tuple(history), stream))
         async for piece in given(self.pieces):

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import pytest
+from unread import Unread
 
 from aligner.records import Turn
 from aligner_serve.pieces import (
@@ -23,7 +24,7 @@ from aligner_serve.stages import AskableCorrector
 OLD, NEW = "models:/fixer/1", "models:/fixer/2"
 
 
-class Version:
+class Version(Unread):
     """A corrector that gives the same pieces to everybody, after a while."""
 
     def __init__(self, *pieces: Piece, takes_s: float = 0.0) -> None:
@@ -40,6 +41,7 @@ class Version:
         *,
         deadline_s: float,
         stream: bool,
+        session: str = "",
     ) -> AsyncGenerator[Piece]:
         self.asked.append(question)
         try:

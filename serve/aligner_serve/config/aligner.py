@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from aligner.config import StrictModel
 from aligner.generation import Sampling
+from aligner_serve.config.ahead import PrefillAheadConfig
 from aligner_serve.config.release import Challenger, ProbeConfig, Source
 from aligner_serve.config.scaling import EngineScaling
 
@@ -100,6 +101,9 @@ class AlignerConfig(StrictModel):
 
     show_original: bool = True
     """Whether those who ask for the upstream's own answer may see it."""
+
+    prefill_ahead: PrefillAheadConfig | None = None
+    """Read the answer while the upstream still writes it; unset: once it is there."""
 
     scaling: EngineScaling = EngineScaling()
     """Of the corrector's deployment."""
