@@ -1,0 +1,157 @@
+"""How many tokens to draft: as many as pay for their checking.
+
+A step of an engine takes ``fixed + rows each_row + drafted each_draft`` and yields one token a row
+and the drafted ones that come true. :func:`depths` drafts what makes the most tokens a second of
+that: an engine with little to do drafts deep, a loaded one only what is all but sure, and a request
+whose guesses do not come true nothing, until they would have come true again. No number of it is
+set by hand: :class:`Trust` learns the chances, :class:`StepCost` the times.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aligner.copying import LONGEST_RUN, Guess, Support
+
+_PRIOR: Final[dict[Support, tuple[float, ...]]] = {
+    "start": (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.95, 0.97, 0.98),
+    "answer": (0.1, 0.25, 0.45, 0.55, 0.7, 0.8, 0.85, 0.9, 0.98),
+    "elsewhere": (0.05, 0.1, 0.3, 0.4, 0.5, 0.6, 0.6, 0.7, 0.8),
+}
+"""Chance that a guess comes true, by the tokens copied before it; about as on real triples."""
+
+_OWN_WEIGHT: Final = 3.0
+"""So many guesses of a request's own count as much as all that is known of others."""
+
+_REMEMBERED: Final = 24.0
+"""Guesses of one request and support; older ones fade, for a text may change its ways."""
+
+_SLIGHT: Final = 0.02
+"""A chance that no step is idle enough for."""
+
+_SHARED_RATE: Final = 1 / 256
+
+_FADING: Final = 0.98
+"""Of what earlier steps have shown about times, each step."""
+
+_FIRST_MS: Final = (20.0, 2.0, 1.0)
+"""Fixed, each row, each draft: what is believed of a step before one is seen, in proportion."""
+
+_OUTLIER: Final = 3.0
+"""A step that takes so many times what was expected was held up by something else."""
+
+_CHEAPEST_DRAFT: Final = 1 / 512
+"""Of a step with one row: so cheap is no draft, whatever noise says."""
+
+
+class Trust:
+    """How often guesses come true, of all requests of an engine."""
+
+    def __init__(self) -> None:
+        self._shared = {support: list(shares) for support, shares in _PRIOR.items()}
+
+    def learn(self, support: Support, run: int, *, came_true: bool) -> None:
+        """One guess of any request."""
+        shares = self._shared[support]
+        shares[run] += (came_true - shares[run]) * _SHARED_RATE
+
+    def share(self, support: Support, run: int) -> float:
+        """Of the guesses with this support, how many come true."""
+        return self._shared[support][run]
+
+
+class Record:
+    """How often the guesses of one request came true, whether they were drafted or not."""
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+        self._tried: dict[tuple[Support, int], tuple[float, float]] = {}
+
+    def learn(self, guess: Guess, came: Sequence[int]) -> None:
+        """What was written where ``guess`` was made."""
+        for number, (guessed, token) in enumerate(zip(guess.ids, came, strict=False)):
+            run = min(guess.run + number, LONGEST_RUN)
+            true = guessed == token
+            self._trust.learn(guess.support, run, came_true=true)
+            tried, hits = self._tried.get((guess.support, run), (0.0, 0.0))
+            fade = _REMEMBERED / max(_REMEMBERED, tried + 1)
+            self._tried[guess.support, run] = (tried * fade + 1, hits * fade + true)
+            if not true:
+                return
+
+    def chances(self, guess: Guess) -> list[float]:
+        """For each token of ``guess`` the chance that it and all before it come true, while there
+        is one."""
+        chance, chances = 1.0, []
+        for number in range(len(guess.ids)):
+            chance *= self._next(guess.support, min(guess.run + number, LONGEST_RUN))
+            if chance < _SLIGHT:
+                break
+            chances.append(chance)
+        return chances
+
+    def _next(self, support: Support, run: int) -> float:
+        tried, hits = self._tried.get((support, run), (0.0, 0.0))
+        known = _OWN_WEIGHT * self._trust.share(support, run)
+        return (known + hits) / (_OWN_WEIGHT + tried)
+
+
+class StepCost:
+    """What a step takes, learnt from the steps there were."""
+
+    def __init__(self) -> None:
+        self._seen_FF = np.zeros((3, 3))
+        self._took_F = np.zeros(3)
+        self.parts_ms: tuple[float, float, float] = _FIRST_MS
+        """Fixed, each row, each draft."""
+
+    def learn(self, *, rows: int, drafted: int, took_ms: float) -> None:
+        """One step that did nothing but to decode."""
+        step_F = np.array([1.0, rows, drafted])
+        if not self._seen_FF.any():
+            scale = took_ms / float(step_F @ _FIRST_MS)
+            self.parts_ms = (
+                _FIRST_MS[0] * scale,
+                _FIRST_MS[1] * scale,
+                _FIRST_MS[2] * scale,
+            )
+        took_ms = min(took_ms, _OUTLIER * float(step_F @ self.parts_ms))
+        self._seen_FF = self._seen_FF * _FADING + np.outer(step_F, step_F)
+        self._took_F = self._took_F * _FADING + step_F * took_ms
+        # What steps say little about stays as it was believed.
+        held_FF = np.diag([1.0, 4.0, 16.0])
+        fixed, row, draft = np.linalg.solve(
+            self._seen_FF + held_FF, self._took_F + held_FF @ self.parts_ms
+        ).tolist()
+        row, fixed = max(row, 0.0), max(fixed, 1e-6)
+        alone = fixed + row
+        self.parts_ms = (fixed, row, min(max(draft, alone * _CHEAPEST_DRAFT), alone))
+
+
+def depths(chances: Sequence[Sequence[float]], cost: StepCost, *, budget: int) -> list[int]:
+    """How many tokens of each row's guess to draft, at most ``budget`` together.
+
+    Args:
+        chances: Of each row, for each token the chance that it and all before it come true.
+    """
+    rows = len(chances)
+    all_D: NDArray[np.float64] = np.sort(np.concatenate([*chances, []]))[::-1][: max(budget, 0)]
+    if not len(all_D):
+        return [0] * rows
+    fixed, row, draft = cost.parts_ms
+    yields = rows + np.concatenate([[0.0], np.cumsum(all_D)])
+    takes_ms = fixed + row * rows + draft * np.arange(len(yields))
+    number = int((yields / takes_ms).argmax())
+    if not number:
+        return [0] * rows
+    least = all_D[number - 1]
+    return _cut_to([sum(one >= least for one in row_) for row_ in chances], number)
+
+
+def _cut_to(depths: list[int], most: int) -> list[int]:
+    """Of chances that are equal not all may fit: the last rows give way."""
+    for index in reversed(range(len(depths))):
+        depths[index] -= min(depths[index], max(0, sum(depths) - most))
+    return depths
