@@ -4,7 +4,7 @@ An engine's own processes see token ids and nothing else. The marks are told to 
 engine starts; no mark stands inside a value (:mod:`aligner.frame`), so what is found is the answer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -73,6 +73,12 @@ def marks_of(template: PromptTemplate, tokenizer: Tokenizer) -> Marks | None:
     if not before_ids or not after_ids:
         return None
     return Marks(before=before_ids, after=after_ids, end_id=tokenizer.eos_token_id)
+
+
+def marks_of_all(asking: Iterable[tuple[PromptTemplate, Tokenizer]]) -> list[Marks]:
+    """The marks of several aligners' prompts, each once."""
+    found = (marks_of(template, tokenizer) for template, tokenizer in asking)
+    return list(dict.fromkeys(marks for marks in found if marks is not None))
 
 
 def _cut(ids: Sequence[int]) -> Iterator[tuple[int, ...]]:

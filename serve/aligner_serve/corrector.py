@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner.adapters.hf_tokenizer import HfTokenizer
+from aligner.answer_marks import marks_of_all
 from aligner.frame import Frame
 from aligner.prompt import PromptTemplate
 from aligner.records import Turn
@@ -100,6 +101,7 @@ class Corrector:
             context_tokens=self._context,
             num_cpus=first.config.scaling.num_cpus,
             adapters=added,
+            marks=marks_of_all((one.template, one.tokenizer) for one in self._aligners.values()),
         )
         await self._engine.start()
         for name, (_, _, examined) in served.items():

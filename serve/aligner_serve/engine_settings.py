@@ -1,17 +1,25 @@
 """What an engine is started with: vLLM's arguments, and what Ray reserves for it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from aligner.adapters import vllm_copying
+from aligner.answer_marks import Marks
 from aligner_serve.config.aligner import EngineConfig
 
 _RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the largest rank of adapters."""
 
+_DEPTH: Final = 16
+"""Tokens of one correction drafted at once, where the config does not say."""
 
-def engine_arguments(engine: EngineConfig, *, context_tokens: int) -> dict[str, Any]:
-    """vLLM's own engine arguments."""
+
+def engine_arguments(
+    engine: EngineConfig, *, context_tokens: int, marks: Sequence[Marks] = ()
+) -> dict[str, Any]:
+    """vLLM's own engine arguments; ``marks`` are those of the aligners that it decodes for."""
     arguments: dict[str, Any] = {
         "dtype": engine.dtype,
         "max_model_len": context_tokens,
@@ -23,13 +31,11 @@ def engine_arguments(engine: EngineConfig, *, context_tokens: int) -> dict[str, 
     }
     if engine.num_gpus > 1:
         arguments["tensor_parallel_size"] = engine.num_gpus
-    if engine.ngram_speculation_tokens:
-        arguments["speculative_config"] = {
-            "method": "ngram",
-            "num_speculative_tokens": engine.ngram_speculation_tokens,
-            "prompt_lookup_max": 4,
-            "prompt_lookup_min": 2,
-        }
+    depth = engine.copy_speculation_tokens
+    if depth is None:
+        depth = _DEPTH if marks and not engine.num_gpus else 0
+    if depth:
+        arguments |= vllm_copying.engine_arguments(marks, depth=depth)
     return arguments
 
 

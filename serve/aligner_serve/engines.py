@@ -8,12 +8,13 @@ engine runs and nowhere else: hence a class of ours around ``LLMServer``, rather
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from aligner.answer_marks import Marks
 from aligner.generation import Sampling
 from aligner_serve import engine_settings
 from aligner_serve.config.aligner import EngineConfig
@@ -84,11 +85,17 @@ class Engine:
         context_tokens: int,
         num_cpus: float,
         adapters: Mapping[str, Path] | None = None,
+        marks: Sequence[Marks] = (),
     ) -> None:
-        """Not started yet; ``adapters`` are folders in PEFT's layout, by name."""
+        """Not started yet; ``adapters`` are folders in PEFT's layout, by name.
+
+        ``marks`` are those around the answers in the prompts that it will be given.
+        """
         self.adapters = adapters or {}
         """Names that a request may decode with in the stead of :data:`MODEL`."""
-        arguments = engine_settings.engine_arguments(settings, context_tokens=context_tokens)
+        arguments = engine_settings.engine_arguments(
+            settings, context_tokens=context_tokens, marks=marks
+        )
         if self.adapters:
             arguments |= engine_settings.adapter_arguments(
                 [engine_settings.rank_of(one) for one in self.adapters.values()]

@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from aligner.adapters import vllm_copying
+from aligner.answer_marks import Marks
 from aligner_serve import engine_settings
 from aligner_serve.config.aligner import EngineConfig
+
+MARKS = Marks(before=(5, 6), after=(7, 8), end_id=2)
 
 
 def test_the_engine_takes_its_sampling_from_us_alone() -> None:
@@ -18,11 +22,33 @@ def test_the_engine_takes_its_sampling_from_us_alone() -> None:
     assert "enable_lora" not in arguments
 
 
-def test_guessing_ahead_is_a_number_in_the_config() -> None:
+def test_drafting_is_a_number_in_the_config() -> None:
     arguments = engine_settings.engine_arguments(
-        EngineConfig(ngram_speculation_tokens=8), context_tokens=256
+        EngineConfig(copy_speculation_tokens=8, num_gpus=1), context_tokens=256, marks=[MARKS]
     )
     assert arguments["speculative_config"]["num_speculative_tokens"] == 8
+    told = arguments["additional_config"][vllm_copying.SETTINGS]
+    assert [Marks.model_validate(one) for one in told] == [MARKS]
+    path = arguments["speculative_config"]["model"]
+    assert path == "aligner.adapters.vllm_copying.CopyProposer"
+
+
+@pytest.mark.parametrize(
+    ("engine", "marks", "drafts"),
+    [
+        (EngineConfig(), [MARKS], True),
+        (EngineConfig(copy_speculation_tokens=0), [MARKS], False),
+        # Where it was not measured, and for upstreams, it wants to be asked for.
+        (EngineConfig(num_gpus=1), [MARKS], False),
+        (EngineConfig(), [], False),
+        (EngineConfig(copy_speculation_tokens=4), [], True),
+    ],
+)
+def test_an_aligner_on_a_cpu_drafts_unless_told_otherwise(
+    engine: EngineConfig, marks: list[Marks], drafts: bool
+) -> None:
+    arguments = engine_settings.engine_arguments(engine, context_tokens=256, marks=marks)
+    assert ("speculative_config" in arguments) == drafts
 
 
 @pytest.mark.parametrize(("ranks", "largest"), [([8], 8), ([4, 20], 32), ([1, 1, 1], 1)])

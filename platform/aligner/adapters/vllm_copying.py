@@ -7,6 +7,7 @@ tokens are the same, when sampling their distribution is. Written against vLLM 0
 
 import copy
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +20,7 @@ SETTINGS: Final = "copying"
 """Under this name the marks stand in vLLM's ``additional_config``."""
 
 
-def engine_arguments(marks: list[Marks], *, depth: int) -> dict[str, Any]:
+def engine_arguments(marks: Sequence[Marks], *, depth: int) -> dict[str, Any]:
     """vLLM's engine arguments for drafts of at most ``depth`` tokens a request and step."""
     return {
         "speculative_config": {
