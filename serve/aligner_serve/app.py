@@ -47,12 +47,14 @@ def build_with(
     probes: Mapping[str, probe.Probe],
     *,
     corrector: type[Any] = Corrector,
+    upstream_engine: type[Any] = UpstreamEngine,
 ) -> Application:
     """The application whose seats serve ``released``; ``probes`` go by the aligners' names.
 
-    Another ``corrector`` stands in for engines, where a graph is measured without them.
+    Another ``corrector`` or ``upstream_engine`` stands in for engines, where a graph is measured
+    without them.
     """
-    upstreams = {name: _upstream(config, name) for name in config.upstreams}
+    upstreams = {name: _upstream(config, name, upstream_engine) for name in config.upstreams}
     correctors = _correctors(config, released, probes, corrector)
     options = _options(config, config.gateway)
     # Serve lets in a queue's worth more than the gateway works on: room to say no in OpenAI's way.
@@ -87,7 +89,9 @@ def _tracer(config: GraphConfig) -> Application | None:
     return application
 
 
-def _upstream(config: GraphConfig, name: str) -> Application:
+def _upstream(
+    config: GraphConfig, name: str, upstream_engine: type[Any] = UpstreamEngine
+) -> Application:
     upstream = config.upstreams[name]
     match upstream:
         case ApiUpstream():
@@ -107,7 +111,7 @@ def _upstream(config: GraphConfig, name: str) -> Application:
                 placement_group_strategy="PACK",
                 **_options(config, scaling),
             )
-            return _pinned(deployment(UpstreamEngine), name).bind(
+            return _pinned(deployment(upstream_engine), name).bind(
                 name, upstream.model_dump(mode="json"), config.cache
             )
         case _:
