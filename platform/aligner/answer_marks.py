@@ -15,7 +15,7 @@ from aligner.prompt import PromptTemplate
 from aligner.tokens import Tokenizer, encode_prompt
 
 _SHORTEST: Final = 2
-"""Tokens of a mark; one alone is found anywhere."""
+"""Tokens of the mark behind the answer: one alone may stand in a correction, too."""
 
 _PAIRS: Final = (
     ("Is it?", "Yes."),
@@ -65,14 +65,12 @@ def marks_of(template: PromptTemplate, tokenizer: Tokenizer) -> Marks | None:
         )
         for question, text in _PAIRS
     ]
-    before_ids = next((ids for ids in _cut(tokenizer.encode(between)) if _in_all(ids, prompts)), ())
-    after_ids = next(
-        (ids for ids in _cut(tokenizer.encode(after)) if all(_ends(ids, one) for one in prompts)),
-        (),
-    )
-    if not before_ids or not after_ids:
+    before_ids, after_ids = tokenizer.encode(between), tokenizer.encode(after)
+    before = next((ids for ids in _cut(before_ids, 1) if _in_all(ids, prompts)), ())
+    behind = next((ids for ids in _cut(after_ids, _SHORTEST) if _ends_all(ids, prompts)), ())
+    if not before or not behind:
         return None
-    return Marks(before=before_ids, after=after_ids, end_id=tokenizer.eos_token_id)
+    return Marks(before=before, after=behind, end_id=tokenizer.eos_token_id)
 
 
 def marks_of_all(asking: Iterable[tuple[PromptTemplate, Tokenizer]]) -> list[Marks]:
@@ -81,9 +79,9 @@ def marks_of_all(asking: Iterable[tuple[PromptTemplate, Tokenizer]]) -> list[Mar
     return list(dict.fromkeys(marks for marks in found if marks is not None))
 
 
-def _cut(ids: Sequence[int]) -> Iterator[tuple[int, ...]]:
+def _cut(ids: Sequence[int], shortest: int) -> Iterator[tuple[int, ...]]:
     """``ids``, and what is left of it with ever more taken from its edges."""
-    for length in range(len(ids), _SHORTEST - 1, -1):
+    for length in range(len(ids), shortest - 1, -1):
         for begin in range(len(ids) - length, -1, -1):
             yield tuple(ids[begin : begin + length])
 
@@ -92,8 +90,8 @@ def _in_all(ids: tuple[int, ...], prompts: list[NDArray[np.int32]]) -> bool:
     return all(_last(one, ids, end=len(one)) >= 0 for one in prompts)
 
 
-def _ends(ids: tuple[int, ...], prompt: NDArray[np.int32]) -> bool:
-    return len(ids) < len(prompt) and tuple(prompt[-len(ids) :].tolist()) == ids
+def _ends_all(ids: tuple[int, ...], prompts: list[NDArray[np.int32]]) -> bool:
+    return all(tuple(one[-len(ids) :].tolist()) == ids for one in prompts)
 
 
 def _last(ids: NDArray[np.int32], mark: tuple[int, ...], *, end: int) -> int:

@@ -28,6 +28,10 @@ class _Request:
     drafted: int = 0
     """So many tokens of ``guess`` were handed to the engine."""
 
+    def wrote(self, ids: NDArray[np.int32], new: int) -> bool:
+        """Whether ``ids`` are its own, the last ``new`` of them yet unread."""
+        return self.follower.tokens == len(ids) - new and self.follower.begins(ids)
+
 
 class Drafter:
     """Drafts of one engine."""
@@ -83,9 +87,7 @@ class Drafter:
         places = [row] if row < len(left) else []
         for place in [*places, *range(len(left))]:
             request = left[place]
-            if request is None or request.follower.tokens != len(ids) - new:
-                continue
-            if request.follower.begins(ids):
+            if request is not None and request.wrote(ids, new):
                 left[place] = None
                 return request
         return None
