@@ -8,13 +8,14 @@ what is decoded is exactly what training encoded.
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aligner.adapters.hf_tokenizer import HfTokenizer
 from aligner.answer_marks import marks_of_all
 from aligner.frame import Frame
+from aligner.keeping import KeepCalibration
 from aligner.prompt import PromptTemplate
 from aligner.records import Turn
 from aligner.tokens import Tokenizer, encode_begun_prompt, encode_prompt
@@ -22,8 +23,10 @@ from aligner_serve import adapters, probe, release
 from aligner_serve.begun import read_ahead
 from aligner_serve.config.aligner import AlignerConfig, OwnEngine
 from aligner_serve.engines import MODEL, Decoded, Decoding, Engine
+from aligner_serve.keeping import NOT_LOOKED, Looked, is_plainly_greedy, look
 from aligner_serve.pieces import (
     CUT_SHORT,
+    NOTHING_SAVED,
     TOO_LONG,
     UNAVAILABLE,
     Delta,
@@ -46,6 +49,7 @@ class _Aligner:
 
     version: str
     config: AlignerConfig
+    keep: KeepCalibration | None
     weights: release.Weights
     template: PromptTemplate
     tokenizer: HfTokenizer
@@ -60,6 +64,7 @@ class _Aligner:
         return cls(
             version=version.version,
             config=AlignerConfig.model_validate(aligner),
+            keep=version.keep,
             weights=weights,
             template=weights.manifest.require_fingerprint(where=version.version),
             tokenizer=HfTokenizer.load(weights.folder),
@@ -130,14 +135,16 @@ class Corrector:
         stream: bool,
     ) -> AsyncGenerator[Piece]:
         """Decode one correction; without ``stream`` its text comes as a single delta."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + deadline_s
         one = self._aligners[aligner]
         prompt = encode_prompt(
             question, answer, history, template=one.template, tokenizer=one.tokenizer
         )
-        length = len(one.tokenizer.encode(one.template.frame.escape(answer)))
+        copy = one.tokenizer.encode(one.template.frame.escape(answer))
         room = release.room_tokens(
             prompt=len(prompt),
-            answer=length,
+            answer=len(copy),
             context=self._context,
             max_tokens=one.config.sampling.max_tokens,
             headroom_ratio=one.config.headroom_ratio,
@@ -145,22 +152,35 @@ class Corrector:
         if room is None:
             yield Failed(TOO_LONG)
             return
+        looked: Looked | Failed = NOT_LOOKED
+        # White space alone is no correction: such an answer is not to be kept.
+        if answer.strip():
+            looked = await self._look(one, prompt, copy, deadline_s=until - clock())
+        if isinstance(looked, Failed):
+            yield looked
+            return
+        if looked.unchanged:
+            yield Delta(answer)
+            yield Finished(Usage(len(prompt), len(copy)), by=one.version, savings=looked.savings)
+            return
         work = Decoding(
             prompt,
             max_tokens=room,
             # Most of an answer is copied.
-            expected_tokens=length + 1,
+            expected_tokens=len(copy) + 1,
             sampling=one.config.sampling,
             end_ids=(one.tokenizer.eos_token_id,),
-            model=one.version if one.version in self._engine.adapters else MODEL,
+            model=self._model(one),
             text=False,
+            begun=tuple(copy[: looked.savings.trusted_tokens]),
         )
         correction = correction_of(
-            self._engine.decode(work, deadline_s=deadline_s, stream=stream),
+            self._engine.decode(work, deadline_s=until - clock(), stream=stream),
             tokenizer=one.tokenizer,
             frame=one.template.frame,
             version=one.version,
             prompt_tokens=len(prompt),
+            looked=looked.savings,
         )
         async with aclosing(correction) as pieces:
             async for piece in pieces:
@@ -198,9 +218,26 @@ class Corrector:
             self._engine,
             begun[: self._context - 1],
             tokens=tokens,
-            model=one.version if one.version in self._engine.adapters else MODEL,
+            model=self._model(one),
             deadline_s=deadline_s,
         )
+
+    async def _look(
+        self, one: _Aligner, prompt: list[int], copy: list[int], *, deadline_s: float
+    ) -> Looked | Failed:
+        """Read the copy and EOS behind the prompt, where that is wanted and fits."""
+        whole = [*prompt, *copy, one.tokenizer.eos_token_id]
+        # The engine writes a token behind whatever it reads.
+        if one.keep is None or len(whole) + 1 > self._context:
+            return NOT_LOOKED
+        read = self._engine.read(
+            whole, deadline_s=deadline_s, model=self._model(one), scored_from=len(prompt)
+        )
+        return await look(read, calibration=one.keep, greedy=is_plainly_greedy(one.config.sampling))
+
+    def _model(self, one: _Aligner) -> str:
+        """What the engine calls its weights."""
+        return one.version if one.version in self._engine.adapters else MODEL
 
     async def _examine(self, name: str, examined: probe.Probe) -> None:
         one = self._aligners[name]
@@ -219,8 +256,9 @@ async def correction_of(
     frame: Frame,
     version: str,
     prompt_tokens: int,
+    looked: Savings = NOTHING_SAVED,
 ) -> AsyncGenerator[Piece]:
-    """Text from tokens, as training made tokens from text."""
+    """Text from tokens, as training made tokens from text; ``looked`` is what went before."""
     clock = asyncio.get_running_loop().time
     began, first_ms = clock(), None
     ids: list[int] = []
@@ -242,12 +280,14 @@ async def correction_of(
                 yield Delta(text[sent:])
                 sent = len(text)
     if finish == "stop":
-        savings = Savings(
+        savings = replace(
+            looked,
             # The end counts: the engine wrote it, too.
-            decoded_tokens=len(ids) + 1,
+            decoded_tokens=len(ids) + 1 - looked.trusted_tokens,
             decode_steps=steps,
-            cached_tokens=cached,
-            first_token_ms=first_ms,
+            # Who has looked finds again what looking has read.
+            cached_tokens=cached if looked.kept is None else looked.cached_tokens,
+            first_token_ms=looked.keep_ms + (first_ms or 0.0),
         )
         yield Finished(Usage(prompt_tokens, len(ids)), by=version, savings=savings)
     else:

@@ -6,7 +6,6 @@ engine runs and nowhere else: hence a class of ours around ``LLMServer``, rather
 """
 
 import asyncio
-import os
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -16,13 +15,13 @@ from typing import Any, Final
 
 from aligner.answer_marks import Marks
 from aligner.generation import Sampling
-from aligner_serve import engine_settings
+from aligner_serve import engine_server, engine_settings
 from aligner_serve.config.aligner import EngineConfig
 from aligner_serve.first_tokens import FirstTokens
 from aligner_serve.pieces import TIMEOUT, UNAVAILABLE, Failed
 from aligner_serve.scaling_policy import FIRST_TOKEN_S, QUEUED_TOKENS
 
-MODEL: Final = "model"
+MODEL: Final = engine_server.MODEL
 """What the engine calls its own weights; its adapters have names of their own."""
 
 _GATHERED_S: Final = 0.02
@@ -45,6 +44,9 @@ class Decoding:
     """Or the name of an adapter."""
     text: bool = True
     """Whether the tokens are wanted as text, too."""
+    begun: tuple[int, ...] = ()
+    """Tokens that are known to come first: they are read instead of decoded, and given back,
+    without text, before those that are decoded. ``max_tokens`` counts them, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Engine:
             arguments |= engine_settings.adapter_arguments(
                 [engine_settings.rank_of(one) for one in self.adapters.values()]
             )
-        self._server = _server(
+        self._server = engine_server.of(
             folder, arguments, engine_settings.bundles(settings, num_cpus=num_cpus)
         )
         self.queued_tokens = 0
@@ -194,12 +196,15 @@ class Engine:
         self, work: Decoding, *, deadline_s: float
     ) -> AsyncGenerator[Decoded | Failed]:
         deadline = asyncio.get_running_loop().time() + deadline_s
-        left = len(work.prompt) + work.expected_tokens
+        left = len(work.prompt) + max(work.expected_tokens, len(work.begun))
         self.queued_tokens += left
-        done = len(work.prompt)
+        prompt = [*work.prompt, *work.begun]
+        done = len(prompt)
         call = self._first_tokens.called()
         try:
-            async with aclosing(self._generate(work.prompt, _params(work), work.model)) as items:
+            if work.begun:
+                yield Decoded(list(work.begun), "", steps=0)
+            async with aclosing(self._generate(prompt, _params(work), work.model)) as items:
                 while True:
                     try:
                         async with asyncio.timeout_at(deadline):
@@ -294,7 +299,7 @@ def _params(work: Decoding) -> Any:
     sampling = work.sampling
     optional = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
     return SamplingParams(
-        max_tokens=work.max_tokens,
+        max_tokens=work.max_tokens - len(work.begun),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         frequency_penalty=sampling.frequency_penalty,
@@ -312,31 +317,3 @@ def _errors() -> tuple[type[Exception], ...]:
     from vllm.exceptions import VLLMError
 
     return VLLMError, ValueError
-
-
-def _server(folder: Path, arguments: dict[str, Any], reserved: list[dict[str, float]]) -> Any:
-    """Ray's server for the engine, not started yet."""
-    if not any("GPU" in bundle for bundle in reserved):
-        # On a CPU vLLM else puts the model in a process of its own behind the engine's, which
-        # starts as slowly as the engine itself. It reads this while it is imported.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
-    from ray.serve.llm import LLMConfig
-    from ray.serve.llm.deployment import LLMServer
-
-    class WeightsAreHere(CallbackBase):
-        """Without it a task on this node imports vLLM once more, to download nothing."""
-
-        async def on_before_node_init(self) -> None:
-            self.ctx.run_init_node = False
-
-    return LLMServer.sync_init(
-        LLMConfig(
-            model_loading_config={"model_id": MODEL, "model_source": str(folder)},
-            engine_kwargs=arguments,
-            # Reserved by the deployment already; here it tells Ray what kind of machine it is.
-            placement_group_config={"bundles": reserved},
-            log_engine_metrics=False,
-            callback_config=CallbackConfig(callback_class=WeightsAreHere),
-        )
-    )

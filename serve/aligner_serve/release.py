@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +16,13 @@ from aligner import artefacts
 from aligner.config import StrictModel
 from aligner.errors import ConfigError, ContractMismatch, DataError
 from aligner.exports import FINGERPRINT_TAG, HASH_TAG, require_aligner
+from aligner.keeping import KeepCalibration
 from aligner.manifest import Manifest
 from aligner.tracking import ModelVersion, Tracker, TrackingConfig
+from aligner_serve.config.aligner import KeepConfig
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.release import FromPath, FromRegistry
+from aligner_serve.keeping import calibration_of
 
 _SQLITE: Final = "sqlite:///"
 
@@ -37,6 +41,9 @@ class Release(StrictModel):
 
     prompt_fingerprint: str
     """Of its manifest, and of what this code renders."""
+
+    keep: KeepCalibration | None = None
+    """Which answers it keeps, where the settings want that; another one is another release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +79,11 @@ class Registry:
 
     def resolve(self, seat: str) -> Release:
         """:func:`resolve` for the seat of that name."""
-        source = self._config.seats[seat].source
+        place = self._config.seats[seat]
+        source, keep = place.source, self._config.aligners[place.aligner].keep
         if self._tracker is None and isinstance(source, FromRegistry):
             self._tracker = _open(self._config.tracking)
-        return resolve(source, self._config.tracking, tracker=self._tracker)
+        return resolve(source, self._config.tracking, tracker=self._tracker, keep=keep)
 
     def resolve_all(self) -> dict[str, Release]:
         """What every seat should serve now."""
@@ -94,22 +102,28 @@ class Registry:
 
 
 def resolve(
-    source: FromRegistry | FromPath, tracking: TrackingConfig, *, tracker: Tracker | None = None
+    source: FromRegistry | FromPath,
+    tracking: TrackingConfig,
+    *,
+    tracker: Tracker | None = None,
+    keep: KeepConfig | None = None,
 ) -> Release:
     """Find the export that ``source`` names and hold it against this code's prompt.
 
     Raises:
+        ConfigError: It is to keep answers and has no calibration for that.
         ContractMismatch: It was made with a prompt that this code renders otherwise, or the
-            registry's tags tell of another export.
-        DataError: There is no such model, version, alias or export.
+            registry's tags or the calibration tell of another export.
+        DataError: There is no such model, version, alias, export or calibration.
     """
+    tags: Mapping[str, str] = {}
     match source:
         case FromPath(uri=uri):
             manifest = artefacts.read_manifest(uri, kind="export")
             version = manifest.content_hash[:12]
         case FromRegistry(model=model, version=wanted):
             found = (tracker or _open(tracking)).version(model, wanted)
-            uri, version = found.source, found.uri
+            uri, version, tags = found.source, found.uri, found.tags
             manifest = artefacts.read_manifest(uri, kind="export")
             _require_tags(found, manifest)
     require_aligner(manifest, where=version)
@@ -118,6 +132,7 @@ def resolve(
         uri=uri,
         content_hash=manifest.content_hash,
         prompt_fingerprint=manifest.prompt_fingerprint,
+        keep=keep and calibration_of(keep, manifest, tags=tags, where=version),
     )
 
 

@@ -10,6 +10,7 @@ from moto.server import ThreadedMotoServer
 
 from aligner import artefacts
 from aligner.errors import AlignerError, ConfigError, ContractMismatch, DataError
+from aligner.keeping import KEEP_TAG, KeepCalibration, KeepPoint
 from aligner.manifest import Manifest
 from aligner.prompt import PLAIN
 from aligner.tracking import ModelVersion, Run, TrackingConfig
@@ -195,6 +196,55 @@ def test_a_release_that_is_too_short_for_its_seat_is_refused(
     registry = release.Registry(config)
     with pytest.raises(ConfigError, match="129 is more than the 128"):
         registry.fetch("fixer", registry.resolve("fixer"))
+
+
+def calibration(manifest: Manifest) -> KeepCalibration:
+    return KeepCalibration(
+        export_hash=manifest.content_hash,
+        prompt_fingerprint=manifest.prompt_fingerprint,
+        threshold=-0.5,
+        wanted_error=0.005,
+        confidence=0.95,
+        good=10,
+        flawed=600,
+        good_kept=8,
+        flawed_kept=0,
+        curve=(KeepPoint(threshold=-0.5, kept_good=0.8, kept_flawed=0.0),),
+    )
+
+
+def test_what_a_version_keeps_answers_by_is_part_of_its_release(
+    export: tuple[str, Manifest],
+) -> None:
+    uri, manifest = export
+    carried = {**tags(manifest), KEEP_TAG: calibration(manifest).to_tag()}
+    config = graph(
+        keeps={"source": by_alias().model_dump(), "keep": {}},
+        decodes={"source": by_alias().model_dump()},
+    )
+    found = release.Registry(config, tracker=Registry(uri, carried)).resolve_all()
+    # The curve is for people.
+    assert found["keeps"].keep == calibration(manifest).model_copy(update={"curve": ()})
+    assert found["decodes"].keep is None
+    assert release.Release.model_validate(found["keeps"].model_dump(mode="json")) == found["keeps"]
+
+
+def test_nothing_is_kept_without_a_calibration(export: tuple[str, Manifest]) -> None:
+    uri, manifest = export
+    tracker = Registry(uri, tags(manifest))
+    config = graph(
+        fixer={
+            "source": by_path(uri).model_dump(),
+            "challenger": {"kind": "canary", "source": by_alias().model_dump(), "share": 0.5},
+            "keep": {},
+        }
+    )
+    registry = release.Registry(config, tracker=tracker)
+    carriers = {"fixer": manifest.content_hash[:12], "fixer (challenger)": "models:/fixer/3"}
+    for seat, where in carriers.items():
+        with pytest.raises(ConfigError) as error:
+            registry.resolve(seat)
+        assert where in told(error) and "keep" in told(error)
 
 
 def test_only_what_may_move_is_watched() -> None:

@@ -69,6 +69,15 @@ Engine = Annotated[
 ]
 
 
+class KeepConfig(StrictModel):
+    """Which answers go out as they are, because the aligner has no doubt about them."""
+
+    calibration: str | None = None
+    """Folder or ``s3://`` prefix of the evaluation report that says how sure is sure enough; unset:
+    it is the one that the model version carries. It holds for one export, so an alias that moves
+    needs the version's own."""
+
+
 class AlignerConfig(StrictModel):
     """The model that corrects."""
 
@@ -87,6 +96,10 @@ class AlignerConfig(StrictModel):
 
     sampling: Sampling = Sampling(max_tokens=1024)
     """Greedy: a correction is no place for chance. ``max_tokens`` bounds one correction."""
+
+    keep: KeepConfig | None = None
+    """Read each answer's copy before anything is decoded, and decode only what is not sure to be
+    copied; unset: everything is decoded."""
 
     headroom_ratio: float = Field(default=1.25, ge=1.0)
     """Room that must be left for a correction, as a multiple of the answer's tokens; a pair

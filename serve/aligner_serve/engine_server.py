@@ -1,0 +1,56 @@
+"""Ray's server around vLLM: it starts the engine, places it and ends it."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+MODEL: Final = "model"
+"""What the engine calls its own weights."""
+
+_LONGEST_SOCKET: Final = 107 - len("/01234567-89ab-cdef-0123-456789abcdef")
+"""Characters of the folder of a Unix socket that vLLM names."""
+
+
+def of(folder: Path, arguments: dict[str, Any], reserved: list[dict[str, float]]) -> Any:
+    """The server of the model in ``folder``, not started yet."""
+    if not any("GPU" in bundle for bundle in reserved):
+        # On a CPU vLLM else puts the model in a process of its own behind the engine's, which
+        # starts as slowly as the engine itself. It reads this while it is imported.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    if (sockets := _socket_folder()) is not None:
+        os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
+    from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
+    from ray.serve.llm import LLMConfig
+    from ray.serve.llm.deployment import LLMServer
+
+    class WeightsAreHere(CallbackBase):
+        """Without it a task on this node imports vLLM once more, to download nothing."""
+
+        async def on_before_node_init(self) -> None:
+            self.ctx.run_init_node = False
+
+    return LLMServer.sync_init(
+        LLMConfig(
+            model_loading_config={"model_id": MODEL, "model_source": str(folder)},
+            engine_kwargs=arguments,
+            # Reserved by the deployment already; here it tells Ray what kind of machine it is.
+            placement_group_config={"bundles": reserved},
+            log_engine_metrics=False,
+            callback_config=CallbackConfig(callback_class=WeightsAreHere),
+        )
+    )
+
+
+def _socket_folder() -> str | None:
+    """Where vLLM's sockets may lie, so that those of an engine that was killed go with Ray's files.
+
+    ``None``: Ray does not run here, or its folder's name is too long for a socket.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    root = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
+    folder = Path(root) / "ray" / ray.get_runtime_context().get_session_name() / "sockets"
+    return str(folder) if folder.is_dir() and len(str(folder)) <= _LONGEST_SOCKET else None
