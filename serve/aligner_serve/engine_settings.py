@@ -12,9 +12,6 @@ from aligner_serve.config.aligner import EngineConfig
 _RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the largest rank of adapters."""
 
-_DEPTH: Final = 16
-"""Tokens of one correction drafted at once, where the config does not say."""
-
 
 def engine_arguments(
     engine: EngineConfig, *, context_tokens: int, marks: Sequence[Marks] = ()
@@ -31,12 +28,9 @@ def engine_arguments(
     }
     if engine.num_gpus > 1:
         arguments["tensor_parallel_size"] = engine.num_gpus
-    depth = engine.copy_speculation_tokens
-    if depth is None:
-        depth = _DEPTH if marks and not engine.num_gpus else 0
-    if depth:
-        arguments |= vllm_copying.engine_arguments(marks, depth=depth)
-    return arguments
+    return arguments | vllm_copying.engine_arguments(
+        marks, depth=engine.copy_speculation_tokens, gpus=engine.num_gpus
+    )
 
 
 def adapter_arguments(ranks: list[int]) -> dict[str, Any]:

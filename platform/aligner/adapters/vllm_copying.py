@@ -20,8 +20,22 @@ SETTINGS: Final = "copying"
 """Under this name the marks stand in vLLM's ``additional_config``."""
 
 
-def engine_arguments(marks: Sequence[Marks], *, depth: int) -> dict[str, Any]:
-    """vLLM's engine arguments for drafts of at most ``depth`` tokens a request and step."""
+_DEPTH: Final = 16
+"""Tokens of one request drafted at once, where nobody says."""
+
+
+def engine_arguments(
+    marks: Sequence[Marks], *, depth: int | None = None, gpus: int = 0
+) -> dict[str, Any]:
+    """vLLM's engine arguments for drafts of at most ``depth`` tokens a request and step.
+
+    Unless ``depth`` is given, there are drafts for prompts with answers on a CPU alone: there
+    nothing was measured to become slower by them. On a GPU they cost asynchronous scheduling.
+    """
+    if depth is None:
+        depth = _DEPTH if marks and not gpus else 0
+    if not depth:
+        return {}
     return {
         "speculative_config": {
             "method": "custom_class",
