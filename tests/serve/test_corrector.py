@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from aligner.prompt import PLAIN
 from aligner_serve.corrector import correction_of
 from aligner_serve.engines import Decoded
-from aligner_serve.pieces import Delta, Failed, Finished, Piece, Usage
+from aligner_serve.pieces import (
+    NOTHING_SAVED,
+    Delta,
+    Failed,
+    Finished,
+    Piece,
+    Savings,
+    Usage,
+)
 
 EOS = 256
 PIECES = st.sampled_from(["a", " ", "#", ":", "\\", "真", "🙂", "\n", "##Answer:", "#\\#Answer:"])
@@ -30,14 +38,19 @@ class Bytes:
         return bytes(ids).decode(errors="replace")
 
 
-def pieces_of(*chunks: Decoded | Failed) -> list[Piece]:
+def pieces_of(*chunks: Decoded | Failed, looked: Savings = NOTHING_SAVED) -> list[Piece]:
     async def decoded() -> AsyncGenerator[Decoded | Failed]:
         for chunk in chunks:
             yield chunk
 
     async def read() -> list[Piece]:
         pieces = correction_of(
-            decoded(), tokenizer=Bytes(), frame=PLAIN.frame, version="v", prompt_tokens=7
+            decoded(),
+            tokenizer=Bytes(),
+            frame=PLAIN.frame,
+            version="v",
+            prompt_tokens=7,
+            looked=looked,
         )
         return [piece async for piece in pieces]
 
@@ -58,6 +71,24 @@ def test_what_was_trained_on_comes_out_however_it_is_cut(text: str) -> None:
     assert (last.usage, last.by) == (Usage(7, len(written.encode())), "v")
     # The end is decoded, too.
     assert last.savings.decoded_tokens == len(written.encode()) + 1
+
+
+@given(text=ANSWERS, part=st.floats(0, 1))
+def test_what_an_answer_lends_counts_as_written_but_not_as_decoded(text: str, part: float) -> None:
+    tokens = one_by_one(PLAIN.frame.escape(text))
+    cut = int(part * (len(tokens) - 1))
+    begun = Decoded([i for token in tokens[:cut] for i in token.ids], "", steps=0)
+    looked = Savings(kept=False, trusted_tokens=cut, keep_ms=2.0, cached_tokens=5)
+    # Who decodes after looking finds all of it again, which says nothing.
+    first = Decoded(tokens[cut].ids, "", tokens[cut].finish, cached_tokens=cut + 7)
+    *deltas, last = pieces_of(begun, first, *tokens[cut + 1 :], looked=looked)
+    assert "".join(piece.text for piece in deltas if isinstance(piece, Delta)) == text
+    assert isinstance(last, Finished) and last.usage == Usage(7, len(tokens) - 1)
+    savings = last.savings
+    assert savings.trusted_tokens + savings.decoded_tokens == len(tokens)
+    assert (savings.kept, savings.cached_tokens) == (False, 5)
+    assert savings.decode_steps == len(tokens) - cut
+    assert savings.first_token_ms is not None and savings.first_token_ms >= 2.0
 
 
 def test_a_character_leaves_when_it_is_whole() -> None:
