@@ -42,11 +42,7 @@ RAW = "own"
 DAY = [
     Stretch(10, 0.5, 0.5),
     # A ramp, a steady height, a burst on top of it, and few again, among whom replicas go.
-    Stretch(
-        20,
-        0.5,
-        6,
-    ),
+    Stretch(20, 0.5, 6),
     Stretch(15, 6, 6),
     Stretch(5, 16, 16),
     Stretch(30, 1, 1),
