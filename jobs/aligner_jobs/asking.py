@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from ray.data import ActorPoolStrategy, Dataset
 
-from aligner_jobs.config.asking import ApiModel, LocalUpstream
+from aligner_jobs.config.asking import ApiModel
+from aligner_jobs.config.teaching import LocalModel
 from aligner_jobs.ledger import Ledger, ledger_of
 from aligner_jobs.switchboard import Connected, Limits, connected
 
@@ -25,7 +26,7 @@ class Desk:
 
     switchboard: Connected | None
     """``None`` where nobody is asked."""
-    models: Mapping[str, ApiModel | LocalUpstream]
+    models: Mapping[str, ApiModel | LocalModel]
     salt: str
     workers: int
 
@@ -61,7 +62,7 @@ def ask(rows: Dataset, stage: type, settings: Mapping[str, Any], *, workers: int
 
 @contextlib.contextmanager
 def desk(
-    models: Mapping[str, ApiModel | LocalUpstream], *, replies: str, salt: str, workers: int
+    models: Mapping[str, ApiModel | LocalModel], *, replies: str, salt: str, workers: int
 ) -> Iterator[Desk]:
     """Start what asking ``models`` needs, on the Ray that is there.
 

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -23,10 +23,22 @@ from aligner_jobs.config.build_dataset import BuildDatasetConfig
 from aligner_jobs.config.sources import SimworldSource
 from aligner_jobs.dataset_files import FindNear
 from aligner_jobs.dataset_output import Output
-from aligner_jobs.dataset_pipeline import Inputs, finished_rows, run_local_upstreams
-from aligner_jobs.endpoints import endpoints, local_upstreams, require_alive, require_replies
+from aligner_jobs.dataset_pipeline import (
+    Inputs,
+    finished_rows,
+    run_aligners,
+    run_local_upstreams,
+)
+from aligner_jobs.endpoints import (
+    aligners,
+    endpoints,
+    local_upstreams,
+    require_alive,
+    require_replies,
+)
 from aligner_jobs.generate import probe
 from aligner_jobs.ledger import metrics_of
+from aligner_jobs.local_teachers import hired
 from aligner_jobs.local_upstreams import require_usable
 from aligner_jobs.redacting import RedactionCount
 from aligner_jobs.sources import listed, pieces
@@ -58,14 +70,17 @@ def run(config: BuildDatasetConfig, *, tracker: Tracker | None = None) -> BuildR
         console.print(f"{config.out}: built already with these settings; nothing to do.")
         return BuildResult(config.out, found, reused=True)
     inputs, output = _inputs(config), Output.prepare(config)
+    tracker = _tracker(config, tracker)
     started = time.monotonic()
     quiet_ray_data()
     with (
-        _tracker(config, tracker).run(f"build-dataset {config.name}") as record,
+        hired(aligners(config), tracker) as found_aligners,
+        tracker.run(f"build-dataset {config.name}") as record,
         artefacts.staging(config.out) as stage,
     ):
         record.log_params(config.model_dump(mode="json"))
         with runtime.ray_session(), _errors_of_workers(), _desk(config) as desk:
+            inputs = replace(inputs, aligners=found_aligners)
             found_out = _write(config, inputs, output, desk, stage, record)
         manifest = _publish(config, stage, found_out)
         output.forget_refusal()
@@ -99,6 +114,7 @@ def _write(
     """Run the pipeline and fill the folder of ``stage``; what its manifest says of the rows."""
     runtime.bound_ray_data()
     run_local_upstreams(config, inputs, desk)
+    run_aligners(config, inputs, desk)
     redactions = RedactionCount(then=output.profile.look)
     tally, counts = dataset_files.write(
         _tables(finished_rows(config, inputs, desk), config),
@@ -123,7 +139,9 @@ def _write(
     facts = output.finish(
         stage.path, record, tally=tally, counts=counts, funnel=funnel, facts=facts
     )
-    return {"counts": counts, "funnel": funnel, "facts": facts}
+    taught = [one.subject for one in inputs.aligners.values()]
+    parents = tuple(one.manifest.as_parent(one.uri) for one in taught)
+    return {"counts": counts, "funnel": funnel, "facts": facts, "parents": parents}
 
 
 def _tables(rows: ray.data.Dataset, config: BuildDatasetConfig) -> Iterator[pa.Table]:
@@ -144,8 +162,9 @@ def _find_near(config: BuildDatasetConfig) -> FindNear | None:
 
 def _desk(config: BuildDatasetConfig) -> contextlib.AbstractContextManager[Desk]:
     local = {f"upstreams.{name}": one for name, one in local_upstreams(config).items()}
+    taught = {f"teachers.{name}": one for name, one in aligners(config).items()}
     return open_desk(
-        {**endpoints(config), **local},
+        {**endpoints(config), **local, **taught},
         replies=config.replies or f"{config.out}.replies",
         salt=str(config.seed),
         workers=config.workers,

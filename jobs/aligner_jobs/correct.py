@@ -5,19 +5,21 @@ training and serving, so that the name of a special token inside a user's text s
 """
 
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from aligner.errors import GenerationError
+from aligner.keeping import CopyScores
 from aligner.prompt import PromptTemplate
 from aligner.records import Question
 from aligner.tokens import Tokenizer, encode_prompt
+from aligner_jobs.config.aligner import AlignerModel
 from aligner_jobs.config.engine import EngineConfig
-from aligner_jobs.config.evaluate import EvaluateConfig
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 """Of one row."""
@@ -25,8 +27,21 @@ Change = Callable[[dict[str, Any]], dict[str, Any]]
 Unusable = Literal["too_long", "cut_off", "empty", "engine_error"]
 """Why a correction cannot be used; the answer is returned in its place."""
 
+_COLUMNS: Final = (
+    "index",
+    "generated_tokens",
+    "kept",
+    "trusted_tokens",
+    "copy_logprobs",
+    "copy_ranks",
+)
+"""Of what the engine returns; those behind the second where copies are read first."""
+
 _REASON: Final = re.compile(r"^\s*(?:[\w.]+\.)?(\w*Error: .+|Value error, .+)$", re.MULTILINE)
 """How an exception ends its trace, and how pydantic names a value that it refuses."""
+
+NEVER: Final = math.inf
+"""A score that no copy has: copies are read, and as far as they are trusted used, but none kept."""
 
 _CPU_ENV: Final = {
     # On a CPU vLLM else puts the model in a process of its own behind the engine's, which starts
@@ -42,6 +57,9 @@ class Job:
     prompt_ids: list[int]
     max_tokens: int
     """Of the correction, EOS included; below 1 the pair does not fit and is not sent."""
+    copy_ids: list[int] = field(default_factory=list)
+    """The answer as it would be written again, EOS included; empty where there is no room to read
+    it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +69,13 @@ class Correction:
     text: str
     unusable: Unusable | None = None
     tokens: int = 0
-    """Generated tokens, EOS included."""
+    """Of the correction, EOS included."""
+    decoded_tokens: int = 0
+    """Of these, the ones that were not copied without decoding."""
+    kept: bool = False
+    """Whether the answer was returned because its copy scored high enough."""
+    scores: CopyScores | None = None
+    """Of the answer's copy, where it was read."""
 
 
 def job_of(
@@ -60,7 +84,7 @@ def job_of(
     *,
     template: PromptTemplate,
     tokenizer: Tokenizer,
-    config: EvaluateConfig,
+    config: AlignerModel,
     context_tokens: int,
 ) -> Job:
     """Tokenise one pair and bound its correction by the answer's length and the context's end.
@@ -70,11 +94,13 @@ def job_of(
     prompt_ids = encode_prompt(
         question.question, answer, question.history, template=template, tokenizer=tokenizer
     )
-    answer_tokens = len(tokenizer.encode(template.frame.escape(answer)))
+    copy_ids = [*tokenizer.encode(template.frame.escape(answer)), tokenizer.eos_token_id]
     left = context_tokens - len(prompt_ids)
-    if left < answer_tokens + 1:
+    if left < len(copy_ids):
         return Job(prompt_ids, max_tokens=0)
-    return Job(prompt_ids, max_tokens=min(left, config.room_tokens(answer=answer_tokens)))
+    room = min(left, config.room_tokens(answer=len(copy_ids) - 1))
+    # The engine writes a token behind whatever it reads.
+    return Job(prompt_ids, max_tokens=room, copy_ids=copy_ids if len(copy_ids) < left else [])
 
 
 def correct(
@@ -85,8 +111,12 @@ def correct(
     tokenizer: Tokenizer,
     engine: EngineConfig,
     context_tokens: int,
+    keep_from: float | None = None,
 ) -> Iterable[tuple[int, Correction]]:
     """Yield the index and the correction of each job, in whatever order they are done.
+
+    With ``keep_from`` each answer's copy is read first: from this score on it is the correction,
+    below it decoding begins behind what it would have copied anyway.
 
     Raises:
         GenerationError: The engine does not start with this model, or dies.
@@ -96,11 +126,66 @@ def correct(
         if job.max_tokens < 1:
             yield index, Correction(text="", unusable="too_long")
         else:
-            sent.append(_row(index, job, tokenizer))
+            sent.append(job_row(index, job, tokenizer=tokenizer, keep_from=keep_from))
     if not sent:
         return
-    for row in _generated(sent, model=model, engine=engine, context_tokens=context_tokens):
-        yield int(row["index"]), read_output(row, template=template, tokenizer=tokenizer)
+    import ray.data
+
+    blocks = max(1, -(-len(sent) // engine.batch_size))
+    yield from correct_rows(
+        ray.data.from_items(sent, override_num_blocks=blocks),
+        model=model,
+        template=template,
+        tokenizer=tokenizer,
+        engine=engine,
+        context_tokens=context_tokens,
+        copies_first=keep_from is not None,
+    )
+
+
+def job_row(
+    index: Any, job: Job, *, tokenizer: Tokenizer, keep_from: float | None
+) -> dict[str, Any]:
+    """``job``, which has room, as a row of Ray Data; ``index`` comes back with its correction."""
+    reading = {} if keep_from is None else {"copy_ids": job.copy_ids, "keep_from": keep_from}
+    return {
+        **reading,
+        "index": index,
+        "tokenized_prompt": job.prompt_ids,
+        "sampling_params": {
+            "temperature": 0.0,
+            "max_tokens": job.max_tokens,
+            "stop_token_ids": [tokenizer.eos_token_id],
+            "detokenize": False,
+        },
+    }
+
+
+def correct_rows(
+    rows: Any,
+    *,
+    model: Path,
+    template: PromptTemplate,
+    tokenizer: Tokenizer,
+    engine: EngineConfig,
+    context_tokens: int,
+    copies_first: bool,
+) -> Iterator[tuple[Any, Correction]]:
+    """Yield index and correction of ``rows``, a Ray dataset of what :func:`job_row` gives.
+
+    Raises:
+        GenerationError: The engine does not start with this model, or dies.
+    """
+    made = run_engine(
+        rows,
+        model=model,
+        engine=engine,
+        kwargs=engine_kwargs(engine, context_tokens=context_tokens),
+        postprocess=_told,
+        copies_first=copies_first,
+    )
+    for row in made:
+        yield row["index"], read_output(row, template=template, tokenizer=tokenizer)
 
 
 def read_output(
@@ -110,15 +195,31 @@ def read_output(
 
     It is complete only if it ends with EOS: everything else was cut off at its limit.
     """
-    ids = [int(token) for token in row["generated_tokens"]]
     if row["error"]:
         return Correction(text="", unusable="engine_error")
-    if not ids or ids[-1] != tokenizer.eos_token_id:
-        return Correction(text="", unusable="cut_off", tokens=len(ids))
-    text = template.frame.unescape(tokenizer.decode(ids[:-1]))
-    if not text.strip():
-        return Correction(text="", unusable="empty", tokens=len(ids))
-    return Correction(text=text, tokens=len(ids))
+    ids = [int(token) for token in row["generated_tokens"]]
+    text, unusable = "", _unusable(ids, eos=tokenizer.eos_token_id)
+    if unusable is None:
+        text = template.frame.unescape(tokenizer.decode(ids[:-1]))
+        text, unusable = (text, None) if text.strip() else ("", "empty")
+    return Correction(
+        text=text,
+        unusable=unusable,
+        tokens=len(ids),
+        decoded_tokens=len(ids) - int(row.get("trusted_tokens", 0)),
+        kept=bool(row.get("kept", False)),
+        scores=_scores(row),
+    )
+
+
+def _unusable(ids: Sequence[int], *, eos: int) -> Unusable | None:
+    return None if ids and ids[-1] == eos else "cut_off"
+
+
+def _scores(row: Mapping[str, Any]) -> CopyScores | None:
+    if not len(row.get("copy_ranks", ())):
+        return None
+    return CopyScores(tuple(row["copy_logprobs"]), tuple(row["copy_ranks"]))
 
 
 def engine_kwargs(engine: EngineConfig, *, context_tokens: int) -> dict[str, Any]:
@@ -148,10 +249,12 @@ def run_engine(
     postprocess: Change,
     preprocess: Change | None = None,
     chat: bool = False,
+    copies_first: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Run vLLM over ``rows``, a Ray dataset. Columns out: those of ``postprocess``, and error.
 
-    With ``chat`` a row's messages go through the model's own chat template.
+    With ``chat`` a row's messages go through the model's own chat template; with ``copies_first``
+    rows are treated as :func:`aligner_jobs.copy_first.copy_first` says.
 
     Raises:
         GenerationError: The engine does not start with this model, or dies.
@@ -177,6 +280,11 @@ def run_engine(
         detokenize_stage=False,
     )
     processor = build_processor(config, preprocess=preprocess, postprocess=postprocess)
+    if copies_first:
+        # Draws in the engine's stage.
+        from aligner_jobs.copy_first_stage import read_copies_first
+
+        read_copies_first(processor)
     try:
         for row in processor(rows).iter_rows():
             yield {**row, "error": row.get("__inference_error__", "")}
@@ -194,39 +302,8 @@ def reason_in(trace: str) -> str:
     return (named or lines)[-1].strip().rstrip(".")[:300]
 
 
-def _row(index: int, job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
-    return {
-        "index": index,
-        "tokenized_prompt": job.prompt_ids,
-        "sampling_params": {
-            "temperature": 0.0,
-            "max_tokens": job.max_tokens,
-            "stop_token_ids": [tokenizer.eos_token_id],
-            "detokenize": False,
-        },
-    }
-
-
-def _generated(
-    rows: list[dict[str, Any]], *, model: Path, engine: EngineConfig, context_tokens: int
-) -> Iterable[dict[str, Any]]:
-    """Run the engine over ``rows``. Columns out: index, generated_tokens, error."""
-    import ray.data
-
-    dataset = ray.data.from_items(
-        rows, override_num_blocks=max(1, -(-len(rows) // engine.batch_size))
-    )
-    return run_engine(
-        dataset,
-        model=model,
-        engine=engine,
-        kwargs=engine_kwargs(engine, context_tokens=context_tokens),
-        postprocess=_kept_columns,
-    )
-
-
-def _kept_columns(row: dict[str, Any]) -> dict[str, Any]:
-    return {"index": row["index"], "generated_tokens": row["generated_tokens"]}
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in _COLUMNS if name in row}
 
 
 def _quiet_imports() -> None:

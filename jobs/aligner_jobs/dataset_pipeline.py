@@ -1,13 +1,15 @@
 """The way of a row through Ray Data: read, answered, corrected, judged."""
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import ray
 import ray.data
 from ray.data import Dataset
 
 from aligner.decontamination import LeakIndex
+from aligner_jobs import local_teachers
 from aligner_jobs.asking import ROWS_PER_BLOCK, Desk
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
 from aligner_jobs.config.teaching import OpenAITeacher, SimworldTeacher
@@ -15,6 +17,7 @@ from aligner_jobs.decontaminate import drop_leaks
 from aligner_jobs.endpoints import local_upstreams
 from aligner_jobs.generate import AskUpstreams
 from aligner_jobs.judging import AskJudge
+from aligner_jobs.local_teachers import Hired
 from aligner_jobs.local_upstreams import fill
 from aligner_jobs.redacting import redact_rows
 from aligner_jobs.sources import Piece
@@ -29,17 +32,15 @@ class Inputs:
     work: list[Piece]
     leaks: LeakIndex | None
     """The questions of evaluations, where those are kept out."""
+    aligners: Mapping[str, Hired] = field(default_factory=dict)
+    """The teachers that the job runs itself, by name."""
 
 
 def finished_rows(config: BuildDatasetConfig, inputs: Inputs, desk: Desk) -> Dataset:
     """Columns out: :data:`aligner_jobs.tables.WORK_SCHEMA`. Rows: all, dropped ones included."""
     rows = _read(config, inputs)
     if config.asks:
-        rows = _ready_to_ask(rows, config)
-        if config.asks_upstreams:
-            # Teachers are others than upstreams, and are not told what an answer gives away.
-            rows = _redacted(_answered(rows, config, desk), config)
-        rows = _corrected(rows, config, desk)
+        rows = _corrected(_with_answers(rows, config, desk), config, inputs, desk)
     rows = _redacted(rows, config).map_batches(
         functools.partial(judge, config=config.filters.model_dump(mode="json")),
         batch_format="pyarrow",
@@ -56,6 +57,26 @@ def run_local_upstreams(config: BuildDatasetConfig, inputs: Inputs, desk: Desk) 
     for name, upstream in local_upstreams(config).items():
         questions = _ready_to_ask(_read(config, inputs), config)
         fill(name, upstream, questions, desk)
+
+
+def run_aligners(config: BuildDatasetConfig, inputs: Inputs, desk: Desk) -> None:
+    """Let each Aligner correct the answers that are its share, one Aligner after the other."""
+    for name, one in inputs.aligners.items():
+        answered = _with_answers(_read(config, inputs), config, desk)
+        local_teachers.fill(name, one, answered, _shares(config), desk)
+
+
+def _shares(config: BuildDatasetConfig) -> dict[str, float]:
+    return {name: teacher.share for name, teacher in config.teachers.items()}
+
+
+def _with_answers(rows: Dataset, config: BuildDatasetConfig, desk: Desk) -> Dataset:
+    """Columns as they were, ``answer`` filled. Rows: those that a teacher is asked for."""
+    rows = _ready_to_ask(rows, config)
+    if not config.asks_upstreams:
+        return rows
+    # Teachers are others than upstreams, and are not told what an answer gives away.
+    return _redacted(_answered(rows, config, desk), config)
 
 
 def _ready_to_ask(rows: Dataset, config: BuildDatasetConfig) -> Dataset:
@@ -111,7 +132,7 @@ def _answered(rows: Dataset, config: BuildDatasetConfig, desk: Desk) -> Dataset:
     return desk.ask(rows, AskUpstreams, upstreams=upstreams)
 
 
-def _corrected(rows: Dataset, config: BuildDatasetConfig, desk: Desk) -> Dataset:
+def _corrected(rows: Dataset, config: BuildDatasetConfig, inputs: Inputs, desk: Desk) -> Dataset:
     """Columns as they were, ``correction`` filled. Rows: the same."""
     teachers = {name: one.model_dump(mode="json") for name, one in config.teachers.items()}
     if any(isinstance(one, SimworldTeacher) for one in config.teachers.values()):
@@ -123,4 +144,7 @@ def _corrected(rows: Dataset, config: BuildDatasetConfig, desk: Desk) -> Dataset
         )
     if any(isinstance(one, OpenAITeacher) for one in config.teachers.values()):
         rows = desk.ask(rows, AskTeachers, teachers=teachers)
+    for name, one in inputs.aligners.items():
+        place = local_teachers.place_of(name, one, _shares(config))
+        rows = desk.ask(rows, local_teachers.RecallCorrections, place=place)
     return rows

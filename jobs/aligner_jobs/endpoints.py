@@ -10,7 +10,7 @@ from aligner.errors import EndpointError, GenerationError
 from aligner.generation import Endpoint
 from aligner_jobs.config.asking import ApiModel, LocalUpstream, Upstream
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
-from aligner_jobs.config.teaching import OpenAITeacher
+from aligner_jobs.config.teaching import AlignerTeacher, OpenAITeacher
 from aligner_jobs.generate import GAVE_UP
 from aligner_jobs.judging import VERDICTS
 from aligner_jobs.sources import listed
@@ -40,6 +40,15 @@ def local_upstreams(config: BuildDatasetConfig) -> dict[str, LocalUpstream]:
         name: upstream
         for name, upstream in config.upstreams.items()
         if isinstance(upstream, LocalUpstream)
+    }
+
+
+def aligners(config: BuildDatasetConfig) -> dict[str, AlignerTeacher]:
+    """The teachers that the job runs itself, by name."""
+    return {
+        name: teacher
+        for name, teacher in config.teachers.items()
+        if isinstance(teacher, AlignerTeacher)
     }
 
 

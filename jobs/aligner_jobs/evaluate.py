@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from rich.console import Console
 from aligner import artefacts
 from aligner.errors import DataError
 from aligner.judging import DIMENSIONS, Judge
+from aligner.keeping import KEEP_TAG, KeepCalibration
 from aligner.manifest import PAGE_FILE, Manifest, Parent, provenance
 from aligner.reports import (
     REPORT_FILE,
@@ -30,6 +32,7 @@ from aligner_jobs import runtime
 from aligner_jobs.config.evaluate import EvaluateConfig
 from aligner_jobs.correct import Correction, correct, job_of
 from aligner_jobs.generate import probe
+from aligner_jobs.keeping import calibrated, keep_from, stored_calibration
 from aligner_jobs.questioning import Answers, QuestionSet, ask, load_questions
 from aligner_jobs.report_html import write_html
 from aligner_jobs.report_table import show_report
@@ -67,19 +70,22 @@ def run(config: EvaluateConfig, *, tracker: Tracker | None = None) -> EvaluateRe
         if (done := _published(config, subject)) is not None:
             show_report(Console(), done.report, uri=done.uri)
             return done
+        calibration = stored_calibration(subject, config.keep)
         asyncio.run(probe(list(config.upstreams.values())))
         with (
             artefacts.staging(config.out) as stage,
             tracker.run(f"evaluate {config.name}") as record,
         ):
             record.log_params(config.model_dump(mode="json"))
-            answers, corrections = _generate(found, subject, config)
+            answers, corrections = _generate(found, subject, config, calibration)
             rows = judged(answers, corrections, _judge(config))
-            report = _report(rows, answers, found, subject, config)
+            calibration = calibration or calibrated(rows, subject, config.keep)
+            report = _report(rows, answers, found, subject, config, calibration)
             _write(report, rows, stage.path, examples=config.examples)
             record.log_artifact(stage.path, folder="report")
             seconds = time.monotonic() - started
-            manifest = _publish(stage, report, found, subject, config, seconds=seconds)
+            facts = {"seconds": round(seconds, 1), "tokens": _tokens(corrections)}
+            manifest = _publish(stage, report, found, subject, config, facts=facts)
             _record(record, tracker, report, subject, uri=config.out)
     show_report(Console(), report, uri=config.out, seconds=seconds)
     return EvaluateResult(config.out, manifest, report)
@@ -104,12 +110,15 @@ def _published(config: EvaluateConfig, subject: Subject) -> EvaluateResult | Non
 
 
 def _generate(
-    found: QuestionSet, subject: Subject, config: EvaluateConfig
+    found: QuestionSet,
+    subject: Subject,
+    config: EvaluateConfig,
+    calibration: KeepCalibration | None,
 ) -> tuple[Answers, list[Correction]]:
     quiet_ray_data()
     with runtime.ray_session():
         answers = _answers(found, config)
-        return answers, _corrections(answers, subject, config)
+        return answers, _corrections(answers, subject, config, calibration)
 
 
 def _publish(
@@ -119,7 +128,7 @@ def _publish(
     subject: Subject,
     config: EvaluateConfig,
     *,
-    seconds: float,
+    facts: dict[str, Any],
 ) -> Manifest:
     return stage.publish(
         kind="report",
@@ -128,7 +137,7 @@ def _publish(
         prompt_fingerprint=subject.manifest.prompt_fingerprint,
         parents=_parents(found, subject),
         counts={name: one.n for name, one in report.upstreams.items()},
-        facts={"seconds": round(seconds, 1), "identity": config.identity()},
+        facts={**facts, "identity": config.identity()},
         spec=config.model_dump(mode="json"),
         **provenance(),
     )
@@ -147,6 +156,8 @@ def judged(answers: Answers, corrections: Sequence[Correction], judge: Judge) ->
                 correction=text,
                 judgement=judge.judge(one.question, one.answer, text),
                 unusable=made.unusable,
+                keep_score=made.scores.score if made.scores else None,
+                kept=made.kept,
             )
         )
     return rows
@@ -158,7 +169,20 @@ def _answers(found: QuestionSet, config: EvaluateConfig) -> Answers:
         return ask(found, config, advance=advance)
 
 
-def _corrections(answers: Answers, subject: Subject, config: EvaluateConfig) -> list[Correction]:
+def _tokens(corrections: Sequence[Correction]) -> dict[str, int]:
+    """Of all corrections, and how many of them the engine wrote."""
+    return {
+        "corrections": sum(one.tokens for one in corrections),
+        "decoded": sum(one.decoded_tokens for one in corrections),
+    }
+
+
+def _corrections(
+    answers: Answers,
+    subject: Subject,
+    config: EvaluateConfig,
+    calibration: KeepCalibration | None,
+) -> list[Correction]:
     """One for each answer, in the same order."""
     jobs = [
         job_of(
@@ -180,6 +204,7 @@ def _corrections(answers: Answers, subject: Subject, config: EvaluateConfig) -> 
             tokenizer=subject.tokenizer,
             engine=config.engine,
             context_tokens=subject.context_tokens,
+            keep_from=keep_from(config.keep, calibration),
         ):
             done[index] = correction
             advance(1)
@@ -196,6 +221,7 @@ def _report(
     found: QuestionSet,
     subject: Subject,
     config: EvaluateConfig,
+    calibration: KeepCalibration | None,
 ) -> EvaluationReport:
     upstreams, overall = evaluate_rows(rows, failed=answers.failed)
     return EvaluationReport(
@@ -205,6 +231,8 @@ def _report(
         simulated=True,
         upstreams=upstreams,
         overall=overall,
+        keep=calibration,
+        kept=sum(row.kept for row in rows),
     )
 
 
@@ -228,6 +256,8 @@ def _table(rows: Sequence[JudgedRow]) -> pa.Table:
             "correction": row.correction,
             "outcome": row.outcome,
             "unusable": row.unusable,
+            "keep_score": row.keep_score,
+            "kept": row.kept,
             "details_before": row.judgement.details_before,
             "details_kept": row.judgement.details_kept,
             **{f"{name}_before": row.judgement.before[name] for name in DIMENSIONS},
@@ -238,8 +268,10 @@ def _table(rows: Sequence[JudgedRow]) -> pa.Table:
     ]
     table = pa.Table.from_pylist(records)
     # A column without one value has no type of its own.
-    place = table.schema.get_field_index("unusable")
-    return table.set_column(place, "unusable", table["unusable"].cast(pa.string()))
+    for name, kind in (("unusable", pa.string()), ("keep_score", pa.float64())):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, name, table[name].cast(kind))
+    return table
 
 
 def _parents(found: QuestionSet, subject: Subject) -> tuple[Parent, ...]:
@@ -272,6 +304,10 @@ def metrics_of(report: EvaluationReport) -> dict[str, float]:
         for dimension, cell in one.dimensions.items():
             for key in ("omega", "attainable", "low", "high", "before", "after"):
                 metrics[f"{name}.{dimension}.{key}"] = getattr(cell, key)
+    if (keep := report.keep) is not None and keep.threshold is not None:
+        metrics["keep.threshold"] = keep.threshold
+        metrics["keep.good_kept"] = keep.good_kept / keep.good
+        metrics["keep.error_bound"] = keep.error_bound
     return metrics
 
 
@@ -282,8 +318,11 @@ def version_tags(report: EvaluationReport, uri: str, record: Run) -> dict[str, s
         f"omega_{name}": f"{cell.omega:.1f} of {cell.attainable:.1f}"
         for name, cell in overall.dimensions.items()
     }
+    keep = report.keep
+    stored = {} if keep is None or keep.threshold is None else {KEEP_TAG: keep.to_tag()}
     return {
         **omegas,
+        **stored,
         "identity_kept": f"{overall.identity_kept:.4f}",
         "details_kept": f"{overall.details_kept:.4f}",
         "report_uri": uri,

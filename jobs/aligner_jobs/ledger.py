@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from aligner_jobs.config.asking import ApiModel, LocalUpstream
+from aligner_jobs.config.asking import ApiModel
+from aligner_jobs.config.teaching import LocalModel
 
 _REPLY: Final = "reply_"
 
@@ -12,7 +13,7 @@ Ledger = dict[str, dict[str, Any]]
 
 
 def ledger_of(
-    counts: Mapping[str, Mapping[str, int]], models: Mapping[str, ApiModel | LocalUpstream]
+    counts: Mapping[str, Mapping[str, int]], models: Mapping[str, ApiModel | LocalModel]
 ) -> Ledger:
     """The ledger of ``models`` as the manifest holds it.
 
@@ -32,7 +33,7 @@ def metrics_of(ledger: Ledger) -> dict[str, float]:
     }
 
 
-def _entry(counts: Mapping[str, int], model: ApiModel | LocalUpstream) -> dict[str, Any]:
+def _entry(counts: Mapping[str, int], model: ApiModel | LocalModel) -> dict[str, Any]:
     prompt, completion = counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0)
     usd = 0.0
     if isinstance(model, ApiModel):

@@ -12,7 +12,7 @@ from aligner.judging import DIMENSIONS
 from aligner.reports import EvaluationReport, JudgedRow
 from aligner.worddiff import Piece, word_diff
 from aligner_jobs.report_page import rendered
-from aligner_jobs.report_plots import before_after_svg, changes_svg
+from aligner_jobs.report_plots import before_after_svg, changes_svg, keep_curve_svg
 
 _LOSS: Final = ((0, "#f4f4f4"), (20, "#fee0b6"), (45, "#fdb863"), (70, "#e08214"), (100, "#b35806"))
 _WIN: Final = ((0, "#f4f4f4"), (20, "#d1e5f0"), (45, "#92c5de"), (70, "#4393c3"), (100, "#2166ac"))
@@ -57,6 +57,7 @@ def render(report: EvaluationReport, rows: Sequence[JudgedRow], *, examples: int
         negative=negative_cells(report),
         before_after=Markup(before_after_svg(report)),
         changes=Markup(changes_svg(report)),
+        keep_curve=Markup(keep_curve_svg(report.keep)) if report.keep is not None else None,
         examples={name: list(_examples(rows, name, examples)) for name in report.upstreams},
     )
 

@@ -1,10 +1,17 @@
 """Plots of an evaluation's report."""
 
+from typing import Final
+
 import matplotlib
+from matplotlib.figure import Figure
 
 from aligner.judging import DIMENSIONS
+from aligner.keeping import KeepCalibration
 from aligner.reports import EvaluationReport
 from aligner_jobs.plotting import BLUE, INK, ORANGE, STYLE, name_rows, row_bars, row_panels, to_svg
+
+_WIDTH_IN_ERRORS: Final = 4
+"""Of the plot of KEEP, in wanted errors: what lies beyond is of no use."""
 
 
 def before_after_svg(report: EvaluationReport) -> str:
@@ -41,4 +48,29 @@ def changes_svg(report: EvaluationReport) -> str:
         changed.set_title("over-corrected", fontsize=11, loc="left")
         changed.set_xlabel("share of the perfect answers that were changed (%)")
         name_rows([copied, changed], names)
+        return to_svg(figure)
+
+
+def keep_curve_svg(keep: KeepCalibration) -> str:
+    """What KEEP saves against what it lets through, for every threshold; the chosen one marked."""
+    wanted = 100 * keep.wanted_error
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.5, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(
+            [0.0, *(100 * point.kept_flawed for point in keep.curve)],
+            [0.0, *(100 * point.kept_good for point in keep.curve)],
+            color=BLUE,
+            drawstyle="steps-post",
+        )
+        axes.axvline(wanted, color=ORANGE, linestyle="--", linewidth=1.2)
+        if keep.threshold is not None:
+            error, share = keep.flawed_kept / keep.flawed, keep.good_kept / keep.good
+            axes.scatter([100 * error], [100 * share], s=60, color=BLUE, zorder=3, clip_on=False)
+        axes.set_xlim(0, _WIDTH_IN_ERRORS * wanted)
+        axes.set_ylim(0, 102)
+        axes.set_xlabel("flawed answers kept (%)")
+        axes.set_ylabel("good answers kept (%)")
+        axes.grid(color=INK, alpha=0.15, linewidth=0.7)
+        axes.set_axisbelow(True)
         return to_svg(figure)

@@ -40,6 +40,8 @@ def show_report(
     table.add_row("[bold]average[/]", *means, *_shares(report.overall, wide=wide))
     console.print(table)
     console.print("[dim]kept: perfect answers returned unchanged; details: true ones, verbatim[/]")
+    if report.keep is not None:
+        console.print(escape(f"KEEP {report.keep.sentence}"), soft_wrap=True)
     judged = f"{report.overall.n:,} corrections judged"
     if seconds is None:
         how = f"{judged} before with these settings; nothing to do"

@@ -13,7 +13,7 @@ from aligner.manifest import Manifest
 from aligner.prompt import PromptTemplate
 from aligner.reports import ModelUnderTest
 from aligner.tracking import ModelVersion, Tracker
-from aligner_jobs.config.evaluate import EvaluateConfig
+from aligner_jobs.config.aligner import AlignerModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Subject:
 
 
 @contextlib.contextmanager
-def open_subject(config: EvaluateConfig, tracker: Tracker) -> Iterator[Subject]:
+def open_subject(config: AlignerModel, tracker: Tracker) -> Iterator[Subject]:
     """Yield the Aligner that ``config`` names; what had to be copied here is removed at the end.
 
     Raises:

@@ -40,6 +40,10 @@ class JudgedRow:
     judgement: Judgement
     unusable: str | None = None
     """Why the generated correction could not be used; ``None`` if it could."""
+    keep_score: float | None = None
+    """Of the answer's copy, where it was read; see :mod:`aligner.keeping`."""
+    kept: bool = False
+    """Whether the answer was returned without decoding because of it."""
 
     @property
     def outcome(self) -> Outcome:
@@ -172,7 +176,10 @@ class EvaluationReport(StrictModel):
     overall: Overall
 
     keep: KeepCalibration | None = None
-    """The threshold of KEEP, where one was looked for."""
+    """The threshold of KEEP that was found, or by which answers were kept."""
+
+    kept: int = 0
+    """Answers that were returned without decoding because of it."""
 
     schema_version: int = 1
 

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from aligner.config import validate
+from aligner.keeping import CopyScores
 from aligner.prompt import PLAIN
 from aligner.records import Question
 from aligner_jobs.config.engine import EngineConfig
@@ -57,6 +58,18 @@ def job(answer: str, *, context_tokens: int) -> tuple[int, int]:
     return len(made.prompt_ids), made.max_tokens
 
 
+def copy(answer: str, *, context_tokens: int) -> list[int]:
+    made = job_of(
+        Question("Q?"),
+        answer,
+        template=PLAIN,
+        tokenizer=Bytes(),
+        config=CONFIG,
+        context_tokens=context_tokens,
+    )
+    return made.copy_ids
+
+
 def output(ids: list[int], *, error: str = "") -> Correction:
     row: dict[str, Any] = {"index": 0, "generated_tokens": ids, "error": error}
     return read_output(row, template=PLAIN, tokenizer=Bytes())
@@ -77,6 +90,20 @@ def test_a_pair_whose_copy_would_not_fit_gets_no_room() -> None:
     tokens, _ = job("twenty characters ok", context_tokens=1000)
     assert job("twenty characters ok", context_tokens=tokens + 21)[1] == 21
     assert job("twenty characters ok", context_tokens=tokens + 20)[1] == 0
+
+
+def test_a_copy_ends_with_eos_and_leaves_room_for_what_the_engine_writes_behind_it() -> None:
+    tokens, _ = job("twenty characters ok", context_tokens=1000)
+    assert copy("twenty characters ok", context_tokens=tokens + 22) == [
+        *b"twenty characters ok",
+        257,
+    ]
+    assert copy("twenty characters ok", context_tokens=tokens + 21) == []
+
+
+def test_a_copy_is_escaped_as_a_correction_is() -> None:
+    text = "It says ##Answer: no."
+    assert copy(text, context_tokens=1000) == [*PLAIN.frame.escape(text).encode(), 257]
 
 
 def test_what_does_not_fit_is_passed_through_without_an_engine(tmp_path: Any) -> None:
@@ -100,7 +127,22 @@ def test_what_does_not_fit_is_passed_through_without_an_engine(tmp_path: Any) ->
 
 
 def test_a_correction_ends_with_eos() -> None:
-    assert output([*b"Good.", 257]) == Correction(text="Good.", tokens=6)
+    assert output([*b"Good.", 257]) == Correction(text="Good.", tokens=6, decoded_tokens=6)
+
+
+def test_what_was_read_of_the_copy_is_told_with_the_correction() -> None:
+    row = {
+        "index": 0,
+        "generated_tokens": [*b"Good.", 257],
+        "error": "",
+        "kept": False,
+        "trusted_tokens": 4,
+        "copy_logprobs": [-0.5, -2.0],
+        "copy_ranks": [1, 3],
+    }
+    made = read_output(row, template=PLAIN, tokenizer=Bytes())
+    assert (made.tokens, made.decoded_tokens, made.kept) == (6, 2, False)
+    assert made.scores == CopyScores((-0.5, -2.0), (1, 3))
 
 
 def test_marks_of_the_prompt_in_a_correction_come_back_as_they_were() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from aligner.judging import DIMENSIONS, Judgement, verdict_of
+from aligner.keeping import calibrate
 from aligner.prompt import PLAIN
 from aligner.records import Question
 from aligner.reports import EvaluationReport, JudgedRow, ModelUnderTest, evaluate_rows
@@ -163,6 +164,30 @@ def test_losses_come_first_and_harm_is_said_in_the_first_lines() -> None:
     text = Page(render(report, rows, examples=1)).text
     assert "does harm on balance in 3 of 3 cells" in text
     assert "helpful loss" in text
+
+
+def kept(*, flawed: int) -> EvaluationReport:
+    keep = calibrate(
+        [-0.4, -0.2, -0.1],
+        [-3.0] * flawed,
+        export_hash="ab" * 32,
+        prompt_fingerprint=PLAIN.fingerprint,
+        wanted_error=0.005,
+        confidence=0.95,
+    )
+    return report_of(corrected()).model_copy(update={"keep": keep, "kept": 2})
+
+
+def test_the_curve_of_keep_is_drawn_with_what_it_found() -> None:
+    page = Page(render(kept(flawed=600), [], examples=0))
+    assert "flawed answers kept (%)" in page.text
+    assert "keeps 3 of 3 good answers and 0 of 600 flawed ones" in page.text
+    assert "2 of 40 answers were returned by it without decoding" in page.text
+
+
+def test_too_few_flawed_answers_for_keep_are_said_plainly() -> None:
+    page = Page(render(kept(flawed=30), [], examples=0))
+    assert "There is no threshold: 30 flawed answers cannot show" in page.text
 
 
 def test_the_same_report_gives_the_same_page(page: str) -> None:

@@ -1,14 +1,14 @@
 """Settings of ``aligner evaluate``."""
 
-import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from aligner.config import StrictModel
 from aligner.tracking import TrackingConfig
+from aligner_jobs.config.aligner import AlignerModel
 from aligner_jobs.config.asking import TRANSPORT, Upstream, with_base_url
-from aligner_jobs.config.engine import EngineConfig
+from aligner_jobs.config.keeping import Keep
 from aligner_jobs.config.sources import QuestionsSource
 
 _NOT_CONTENT = ("out", "model", "export", "tracking", "base_url", "max_failed_share")
@@ -60,7 +60,7 @@ Judge = SimworldJudge
 """A judge of another kind makes this a union told apart by ``kind``."""
 
 
-class EvaluateConfig(StrictModel):
+class EvaluateConfig(AlignerModel):
     """Ask upstreams, correct their answers with an Aligner, judge both, and report."""
 
     out: str
@@ -68,12 +68,6 @@ class EvaluateConfig(StrictModel):
 
     name: str = "evaluation"
     """Of the report, for people and in tracking."""
-
-    model: str | None = None
-    """A registered Aligner: ``name`` (its newest version), ``name@alias`` or ``name/3``."""
-
-    export: str | None = None
-    """In place of ``model``: the folder or ``s3://`` prefix of an export."""
 
     seed: int = 0
     """Of the simulated world, where questions or judge are of kind ``simworld``."""
@@ -90,14 +84,9 @@ class EvaluateConfig(StrictModel):
     judge: Judge
     """Who compares answers and corrections."""
 
-    engine: EngineConfig = EngineConfig()
-    """How the Aligner runs."""
-
-    max_growth_ratio: float = Field(default=2.0, ge=1.0)
-    """Longest correction, in lengths of its answer; what is longer is cut off and not used."""
-
-    min_room_tokens: int = Field(default=128, ge=1)
-    """Room for the correction of a short answer."""
+    keep: Keep | None = None
+    """Whether each answer's copy is read before its correction is written, which saves decoding
+    what is copied: to find the threshold of KEEP, or to keep answers by one."""
 
     max_failed_share: float = Field(default=0.05, ge=0.0, le=1.0)
     """Share of an upstream's requests that may fail; above it the job fails."""
@@ -121,29 +110,6 @@ class EvaluateConfig(StrictModel):
         """Answers to each question: upstreams times samples."""
         return sum(upstream.samples_per_question for upstream in self.upstreams.values())
 
-    @property
-    def model_name(self) -> str:
-        """Registered name in ``model``."""
-        return self._model_parts[0]
-
-    @property
-    def model_version(self) -> str:
-        """Version in ``model``, as :meth:`aligner.tracking.Tracker.version` reads it."""
-        return self._model_parts[1]
-
-    @property
-    def _model_parts(self) -> tuple[str, str]:
-        text = self.model or ""
-        if "@" in text:
-            name, _, alias = text.rpartition("@")
-            return name, f"@{alias}"
-        name, _, number = text.rpartition("/")
-        return (name, number) if name and number.isdecimal() else (text, "latest")
-
-    def room_tokens(self, *, answer: int) -> int:
-        """Tokens that the correction of an answer of so many tokens may have, EOS included."""
-        return max(self.min_room_tokens, math.ceil(answer * self.max_growth_ratio) + 1)
-
     @model_validator(mode="before")
     @classmethod
     def _fill_base_url(cls, raw: Any) -> Any:
@@ -153,9 +119,3 @@ class EvaluateConfig(StrictModel):
         if not isinstance(upstreams, dict):
             return raw
         return {**raw, "upstreams": with_base_url(upstreams, raw["base_url"])}
-
-    @model_validator(mode="after")
-    def _one_model(self) -> Self:
-        if (self.model is None) == (self.export is None):
-            raise ValueError("name either a registered model or an export; set one of the two")
-        return self

@@ -8,7 +8,9 @@ from pydantic import Field, field_validator
 from aligner import pairwise, teaching
 from aligner.config import StrictModel, load
 from aligner.teaching import Principles
-from aligner_jobs.config.asking import ApiModel
+from aligner_jobs.config.aligner import AlignerModel
+from aligner_jobs.config.asking import ApiModel, LocalUpstream
+from aligner_jobs.config.keeping import StoredKeep
 from aligner_jobs.programs import shipped_config
 
 
@@ -53,7 +55,21 @@ class OpenAITeacher(ApiModel, _Sharing):
         return load(Principles, Path(value)) if isinstance(value, str) else value
 
 
-Teacher = Annotated[SimworldTeacher | OpenAITeacher, Field(discriminator="kind")]
+class AlignerTeacher(AlignerModel, _Sharing):
+    """An Aligner that was trained before; the job runs it itself, with vLLM."""
+
+    kind: Literal["aligner"]
+
+    keep: StoredKeep | None = None
+    """Return answers without decoding in which it has no doubt, and read every other one before
+    anything is decoded; unset: each correction is decoded from its first token."""
+
+
+Teacher = Annotated[SimworldTeacher | OpenAITeacher | AlignerTeacher, Field(discriminator="kind")]
+
+
+LocalModel = LocalUpstream | AlignerTeacher
+"""What a job runs itself, and asks by way of the kept replies."""
 
 
 class OpenAIJudge(ApiModel):

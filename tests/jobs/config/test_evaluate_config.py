@@ -5,6 +5,7 @@ import pytest
 from aligner.config import validate
 from aligner.errors import ConfigError
 from aligner_jobs.config.evaluate import EvaluateConfig
+from aligner_jobs.config.keeping import CalibrateKeep, StoredKeep
 
 
 def raw(**changes: Any) -> dict[str, Any]:
@@ -73,3 +74,9 @@ def test_samples_are_counted() -> None:
     endpoint = {"model": "a", "base_url": "http://a:1/v1"}
     upstreams = {"a": {**endpoint, "samples_per_question": 3}, "b": endpoint}
     assert config(upstreams=upstreams).rows_per_question == 4
+
+
+def test_keep_looks_for_a_threshold_unless_it_is_to_use_one() -> None:
+    assert config(keep={}).keep == CalibrateKeep(wanted_error=0.005, confidence=0.95)
+    assert config(keep={"kind": "stored"}).keep == StoredKeep(kind="stored")
+    assert config().keep is None

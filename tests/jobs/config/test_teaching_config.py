@@ -9,7 +9,7 @@ from aligner.config import load, validate
 from aligner.errors import ConfigError
 from aligner.teaching import Principles
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
-from aligner_jobs.config.teaching import OpenAITeacher
+from aligner_jobs.config.teaching import AlignerTeacher, OpenAITeacher
 from aligner_jobs.programs import shipped_config
 
 ASKS: dict[str, Any] = {
@@ -20,6 +20,7 @@ ASKS: dict[str, Any] = {
 }
 FAR: dict[str, Any] = {"kind": "openai", "model": "teacher"}
 NEAR: dict[str, Any] = {"kind": "simworld"}
+PUPIL: dict[str, Any] = {"kind": "aligner", "model": "m@champion"}
 
 
 def config(**changes: object) -> BuildDatasetConfig:
@@ -49,6 +50,8 @@ def test_a_single_teacher_is_the_only_one_of_several() -> None:
         ({"teacher": {**FAR, "principles": "nowhere.yaml"}}, "nowhere.yaml"),
         ({"teacher": {**FAR, "principles": {"helpful": ["x"]}}}, "harmless"),
         ({"teacher": NEAR, "judge": {"kind": "simworld"}}, "judge"),
+        ({"teacher": {"kind": "aligner"}}, "either a registered model or an export"),
+        ({"teacher": {**PUPIL, "keep": {"kind": "calibrate"}}}, "keep.kind"),
     ],
 )
 def test_a_mistake_names_its_place(changes: dict[str, Any], remedy: str) -> None:
@@ -90,3 +93,9 @@ def test_how_a_teacher_or_a_judge_is_reached_does_not(key: str) -> None:
     slow = {**FAR, key: 7}
     made = config(teacher=slow, judge=slow)
     assert made.identity() == config(teacher=FAR, judge=FAR).identity()
+
+
+def test_an_aligner_teaches_by_its_name_in_the_registry() -> None:
+    teacher = config(teacher={**PUPIL, "share": 2, "keep": {"kind": "stored"}}).teachers["teacher"]
+    assert isinstance(teacher, AlignerTeacher)
+    assert (teacher.model_name, teacher.model_version) == ("m", "@champion")
