@@ -14,7 +14,7 @@ The guess is what follows the cheapest place. Where the last tokens were no copy
 are looked up in prompt and correction, and what followed the longest run of them is guessed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -71,10 +71,7 @@ class Follower:
     def read(self, ids: Iterable[int]) -> None:
         """Go on by the next tokens of the correction."""
         for token in ids:
-            if self.tokens == len(self._ids):
-                self._ids = np.resize(self._ids, 2 * self.tokens + 1)
-            self._ids[self.tokens] = token
-            self.tokens += 1
+            self._append([token])
             if not len(self._answer):
                 continue
             if self._sure is not None:
@@ -84,6 +81,12 @@ class Follower:
                 self._stand_at(self._sure)
                 self._sure = None
             self._follow(token)
+
+    def pass_over(self, ids: Sequence[int]) -> None:
+        """Go on by them without a look; where the correction stands behind them is not known."""
+        self._append(ids)
+        self._sure = None
+        self._cost_I = np.zeros(len(self._answer) + 1)
 
     def guess(self, depth: int) -> Guess:
         """At most ``depth`` tokens that may come next, each found in prompt or correction."""
@@ -105,6 +108,13 @@ class Follower:
     def _from_answer(self, place: int, depth: int, support: Support, run: int) -> Guess:
         return Guess(self._copied[place : place + depth], support, run)
 
+    def _append(self, ids: Sequence[int]) -> None:
+        end = self.tokens + len(ids)
+        if end > len(self._ids):
+            self._ids = np.resize(self._ids, 2 * end)
+        self._ids[self.tokens : end] = ids
+        self.tokens = end
+
     def _stand_at(self, place: int) -> None:
         """Begin a row of costs: the correction stands there."""
         self._cost_I = np.full(len(self._answer) + 1, _FORGOTTEN)
@@ -113,14 +123,14 @@ class Follower:
     def _follow(self, token: int) -> None:
         """Carry the row on by one token; its least is 0, before and after. I = places."""
         cost_I, skipped_I = self._cost_I, self._skipped_I
-        come_I = np.minimum.accumulate(cost_I - skipped_I)
-        come_I += skipped_I
-        come_I += _SKIPPED
-        np.minimum(come_I, _MOVED, out=come_I)
-        np.minimum(come_I, cost_I, out=come_I)
-        here = np.where(self._answer == token, come_I[:-1], cost_I[:-1] + _REPLACED)
         next_I = cost_I + _ADDED
-        np.minimum(next_I[1:], here, out=next_I[1:])
+        np.minimum(next_I[1:], cost_I[:-1] + _REPLACED, out=next_I[1:])
+        if len(same := np.flatnonzero(self._answer == token)):
+            come_I = np.minimum.accumulate(cost_I - skipped_I)[same]
+            come_I += skipped_I[same]
+            come_I += _SKIPPED
+            np.minimum(come_I, _MOVED, out=come_I)
+            next_I[same + 1] = np.minimum(come_I, cost_I[same])
         next_I -= next_I.min()
         self._cost_I = np.minimum(next_I, _FORGOTTEN, out=next_I)
 

@@ -7,6 +7,7 @@ whose guesses do not come true nothing, until they would have come true again. N
 set by hand: :class:`Trust` learns the chances, :class:`StepCost` the times.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
@@ -52,10 +53,10 @@ class Trust:
     def __init__(self) -> None:
         self._shared = {support: list(shares) for support, shares in _PRIOR.items()}
 
-    def learn(self, support: Support, run: int, *, came_true: bool) -> None:
-        """One guess of any request."""
+    def learn(self, support: Support, run: int, *, tried: int, true: int) -> None:
+        """Some guesses of any request."""
         shares = self._shared[support]
-        shares[run] += (came_true - shares[run]) * _SHARED_RATE
+        shares[run] += (true - tried * shares[run]) * _SHARED_RATE
 
     def share(self, support: Support, run: int) -> float:
         """Of the guesses with this support, how many come true."""
@@ -71,22 +72,34 @@ class Record:
 
     def learn(self, guess: Guess, came: Sequence[int]) -> None:
         """What was written where ``guess`` was made."""
-        for number, (guessed, token) in enumerate(zip(guess.ids, came, strict=False)):
-            run = min(guess.run + number, LONGEST_RUN)
-            true = guessed == token
-            self._trust.learn(guess.support, run, came_true=true)
-            tried, hits = self._tried.get((guess.support, run), (0.0, 0.0))
-            fade = _REMEMBERED / max(_REMEMBERED, tried + 1)
-            self._tried[guess.support, run] = (tried * fade + 1, hits * fade + true)
-            if not true:
-                return
+        tried = min(len(guess.ids), len(came))
+        true = 0
+        while true < tried and guess.ids[true] == came[true]:
+            true += 1
+        # Guesses behind a wrong one say nothing.
+        tried = min(tried, true + 1)
+        run = guess.run
+        while tried:
+            # Runs beyond the longest count as one.
+            now = 1 if run < LONGEST_RUN else tried
+            self._add(guess.support, run, tried=now, true=min(now, true))
+            tried, true, run = tried - now, max(0, true - now), run + 1
+
+    def _add(self, support: Support, run: int, *, tried: int, true: int) -> None:
+        self._trust.learn(support, run, tried=tried, true=true)
+        before, hits = self._tried.get((support, run), (0.0, 0.0))
+        fade = _REMEMBERED / max(_REMEMBERED, before + tried)
+        self._tried[support, run] = (before * fade + tried, hits * fade + true)
 
     def chances(self, guess: Guess) -> list[float]:
         """For each token of ``guess`` the chance that it and all before it come true, while there
         is one."""
-        chance, chances = 1.0, []
-        for number in range(len(guess.ids)):
-            chance *= self._next(guess.support, min(guess.run + number, LONGEST_RUN))
+        chance, chances, run = 1.0, [], guess.run
+        for _ in guess.ids:
+            if run <= LONGEST_RUN:
+                of_next = self._next(guess.support, run)
+                run += 1
+            chance *= of_next
             if chance < _SLIGHT:
                 break
             chances.append(chance)
@@ -147,11 +160,19 @@ def depths(chances: Sequence[Sequence[float]], cost: StepCost, *, budget: int) -
     if not number:
         return [0] * rows
     least = all_D[number - 1]
-    return _cut_to([sum(one >= least for one in row_) for row_ in chances], number)
+    return _cut_to([_at_least(least, of_row) for of_row in chances], number)
+
+
+def _at_least(least: float, falling: Sequence[float]) -> int:
+    """How many of them, which fall, are so large."""
+    return bisect_right(falling, -least, key=lambda chance: -chance)
 
 
 def _cut_to(depths: list[int], most: int) -> list[int]:
     """Of chances that are equal not all may fit: the last rows give way."""
+    excess = sum(depths) - most
     for index in reversed(range(len(depths))):
-        depths[index] -= min(depths[index], max(0, sum(depths) - most))
+        less = min(depths[index], excess)
+        depths[index] -= less
+        excess -= less
     return depths

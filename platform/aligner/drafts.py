@@ -17,6 +17,12 @@ from aligner.draft_depth import Record, StepCost, Trust, depths
 
 _NOTHING: Final = Guess([], "answer", 0)
 
+_PATIENCE_STEPS: Final = 8
+"""Without a draft, until a request is left alone for a while."""
+
+_RESTED_STEPS: Final = 24
+"""Until it is looked at again."""
+
 
 @dataclass(slots=True)
 class _Request:
@@ -27,6 +33,8 @@ class _Request:
     guess: Guess = _NOTHING
     drafted: int = 0
     """So many tokens of ``guess`` were handed to the engine."""
+    without: int = 0
+    """Steps in a row for which no draft was worth its cost."""
 
     def wrote(self, ids: NDArray[np.int32], new: int) -> bool:
         """Whether ``ids`` are its own, the last ``new`` of them yet unread."""
@@ -97,8 +105,14 @@ class Drafter:
     ) -> _Request:
         if request is None:
             request = self._begun(ids, len(ids) - len(came))
+        new = ids[request.follower.tokens :].tolist()
+        if request.without >= _PATIENCE_STEPS:
+            # To follow it costs time as well.
+            request.follower.pass_over(new)
+            request.guess = _NOTHING
+            return request
         request.record.learn(request.guess, came)
-        request.follower.read(ids[request.follower.tokens :].tolist())
+        request.follower.read(new)
         # One token more than a row has room for would be of no use.
         room = min(self._depth, self._context_tokens - 1 - len(ids))
         request.guess = request.follower.guess(room) if room > 0 else _NOTHING
@@ -121,4 +135,5 @@ class Drafter:
             deciding, depths(chances, self._cost, budget=self._budget), strict=True
         ):
             one.drafted = depth
+            one.without = 0 if depth or one.without >= _RESTED_STEPS else one.without + 1
         return [[] if one is None else one.guess.ids[: one.drafted] for one in self._requests]
