@@ -1,0 +1,191 @@
+"""KEEP with a real engine: the same corrections, with less or nothing to decode."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import own_process
+import pytest
+from ray import serve
+
+from aligner.adapters.hf_tokenizer import HfTokenizer
+from aligner.keeping import KeepCalibration
+from aligner.prompt import PLAIN
+from aligner.records import Triple, Turn
+from aligner.runtime_env import free_port
+from aligner_serve import app, release
+from aligner_serve.config.graph import GraphConfig
+from aligner_serve.corrector import Corrector
+from aligner_serve.handles import CorrectorHandle
+from aligner_serve.pieces import Delta, Failed, Finished, Piece, Savings
+from aligner_serve.probe import Probe
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+Given = tuple[str, str, tuple[Turn, ...]]
+"""Question, answer and history."""
+Ended = tuple[str, Finished | Failed]
+"""A correction's text and its end."""
+
+KEPT, DOUBTED, PLAINLY = "kept", "doubted", "plainly"
+"""Aligners of one engine: with KEEP, with a threshold that nothing reaches, and without."""
+
+
+def calibration(known_export: Any, threshold: float) -> KeepCalibration:
+    return KeepCalibration(
+        export_hash=known_export.manifest.content_hash,
+        prompt_fingerprint=PLAIN.fingerprint,
+        threshold=threshold,
+        wanted_error=0.005,
+        confidence=0.95,
+        good=1,
+        flawed=600,
+        good_kept=1,
+        flawed_kept=0,
+    )
+
+
+class Engine:
+    """One deployment that corrects in three ways."""
+
+    def __init__(self, config: GraphConfig, keeps: dict[str, KeepCalibration | None]) -> None:
+        aligner = config.aligners[KEPT]
+        released = release.resolve(aligner.source, config.tracking)
+        served = {
+            name: (
+                released.model_copy(update={"keep": keep}).model_dump(mode="json"),
+                aligner.model_dump(mode="json"),
+                Probe().model_dump(mode="json"),
+            )
+            for name, keep in keeps.items()
+        }
+        corrector = app._corrector(config, config.seats[KEPT], served, Corrector)
+        handle = serve.run(corrector, name="correctors", route_prefix=None)
+        self._handles = {name: CorrectorHandle(handle, name) for name in keeps}
+
+    def correct(self, name: str, given: Given, *, stream: bool = False) -> AsyncGenerator[Piece]:
+        return self._handles[name].correct(*given, deadline_s=60, stream=stream)
+
+    def all_of(self, name: str, many: list[Given], *, stream: bool = False) -> list[Ended]:
+        async def asked() -> list[Ended]:
+            calls = [end_of(self.correct(name, given, stream=stream)) for given in many]
+            return await asyncio.gather(*calls)
+
+        return asyncio.run(asked())
+
+
+@pytest.fixture(scope="module")
+def engine(known_export: Any) -> Iterator[Engine]:
+    keeps = {
+        KEPT: calibration(known_export, -0.5),
+        DOUBTED: calibration(known_export, 1.0),
+        PLAINLY: None,
+    }
+    aligner = {
+        "source": {"kind": "path", "uri": known_export.uri},
+        "engine": {"dtype": "float32"},
+        "sampling": {"max_tokens": 160},
+    }
+    config = GraphConfig.model_validate(
+        {
+            "port": free_port(),
+            "base_url": "http://127.0.0.1:9/v1",
+            "upstreams": {"up": {}},
+            "aligners": dict.fromkeys(keeps, aligner),
+        }
+    )
+    with own_process.ray_and_serve(config):
+        yield Engine(config, keeps)
+
+
+async def end_of(pieces: AsyncGenerator[Piece]) -> Ended:
+    text = ""
+    async for piece in pieces:
+        if not isinstance(piece, Delta):
+            return text, piece
+        text += piece.text
+    raise AssertionError("a correction ends with Finished or Failed")
+
+
+def given(row: Triple) -> Given:
+    return row.question, row.answer, row.history
+
+
+def savings_of(end: Finished | Failed) -> Savings:
+    assert isinstance(end, Finished)
+    return end.savings
+
+
+def told(ended: Ended) -> tuple[str, object, object]:
+    """What a correction came to, but for how it was made."""
+    text, end = ended
+    return text, *((end.usage, end.by) if isinstance(end, Finished) else (end, None))
+
+
+def test_a_known_good_answer_goes_out_without_a_step_of_decoding(
+    engine: Engine, known_export: Any
+) -> None:
+    row = known_export.unchanged
+    [(text, end)] = engine.all_of(KEPT, [given(row)])
+    savings = savings_of(end)
+    assert text == row.answer
+    assert (savings.kept, savings.decoded_tokens, savings.decode_steps) == (True, 0, 0)
+    assert savings.keep_score is not None and savings.keep_score > -0.5
+    [plainly] = engine.all_of(PLAINLY, [given(row)])
+    assert told(plainly) == told((text, end))
+    assert savings_of(plainly[1]).kept is None
+
+
+def test_an_answer_that_is_corrected_is_decoded_from_the_first_doubt_on(
+    engine: Engine, known_export: Any
+) -> None:
+    rows = [known_export.corrected, known_export.multi_turn]
+    for row, (text, end) in zip(rows, engine.all_of(KEPT, [*map(given, rows)]), strict=True):
+        savings = savings_of(end)
+        assert text == row.correction
+        assert savings.kept is False
+        assert savings.trusted_tokens > 0
+        tokens = HfTokenizer.load(known_export.uri).encode(PLAIN.frame.escape(text))
+        assert savings.trusted_tokens + savings.decoded_tokens == len(tokens) + 1
+        assert isinstance(end, Finished) and end.usage.completion_tokens == len(tokens)
+
+
+def variants(row: Triple) -> list[Given]:
+    """``row`` with other answers: cut, begun late, changed at every place, escaped and not."""
+    answer, length = row.answer, len(row.answer)
+    cuts = [answer[: length * part // 6] for part in range(7)]
+    late = [answer[length * part // 6 :] for part in range(1, 6)]
+    inserted = ["真", "🙂", "##Answer: ", "USER:", "#\\#Answer:", "</s>", "é", "\n"]
+    changed = [
+        answer[: length * part // 8] + inserted[part] + answer[length * part // 8 :]
+        for part in range(8)
+    ]
+    corrected = [row.correction, row.correction.replace("真", "眞"), row.correction + " And so on."]
+    answers = [*cuts, *late, *changed, *corrected, " ", "\\", "🙂" * 3, answer.upper()]
+    return [(row.question, one, row.history) for one in answers]
+
+
+def test_every_correction_is_the_one_that_plain_decoding_gives(
+    engine: Engine, known_export: Any
+) -> None:
+    rows = [known_export.corrected, known_export.unchanged, known_export.multi_turn]
+    many = [one for row in rows for one in variants(row)]
+    plainly = engine.all_of(PLAINLY, many)
+    doubted = engine.all_of(DOUBTED, many)
+    streamed = engine.all_of(DOUBTED, many, stream=True)
+    assert [*map(told, doubted)] == [*map(told, plainly)]
+    assert [*map(told, streamed)] == [*map(told, plainly)]
+    decoded = [savings_of(end) for _, end in doubted if isinstance(end, Finished)]
+    assert len(decoded) > len(many) // 2
+    # All of the ways: decoded whole, from somewhere inside, and not at all.
+    assert {bool(one.trusted_tokens) for one in decoded} == {True, False}
+    assert {bool(one.decode_steps) for one in decoded} == {True, False}
+
+
+def test_what_is_asked_again_is_scored_again(engine: Engine, known_export: Any) -> None:
+    """The engine finds the whole copy in its cache, and scores nothing that it finds there."""
+    both = [given(known_export.unchanged), given(known_export.corrected)]
+    first, again = engine.all_of(KEPT, both), engine.all_of(KEPT, both)
+    assert [*map(told, first)] == [*map(told, again)]
+    scores = [[savings_of(end).keep_score for _, end in one] for one in (first, again)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)
