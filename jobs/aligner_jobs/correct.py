@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from aligner.adapters import vllm_copying
+from aligner.answer_marks import Marks, marks_of_all
 from aligner.errors import GenerationError
 from aligner.keeping import CopyScores
 from aligner.prompt import PromptTemplate
@@ -180,7 +182,11 @@ def correct_rows(
         rows,
         model=model,
         engine=engine,
-        kwargs=engine_kwargs(engine, context_tokens=context_tokens),
+        kwargs=engine_kwargs(
+            engine,
+            context_tokens=context_tokens,
+            marks=marks_of_all([(template, tokenizer)]),
+        ),
         postprocess=_told,
         copies_first=copies_first,
     )
@@ -222,8 +228,13 @@ def _scores(row: Mapping[str, Any]) -> CopyScores | None:
     return CopyScores(tuple(row["copy_logprobs"]), tuple(row["copy_ranks"]))
 
 
-def engine_kwargs(engine: EngineConfig, *, context_tokens: int) -> dict[str, Any]:
-    """Arguments of vLLM's engine; those that hold on a GPU alone are left out on the CPU."""
+def engine_kwargs(
+    engine: EngineConfig, *, context_tokens: int, marks: Sequence[Marks] = ()
+) -> dict[str, Any]:
+    """Arguments of vLLM's engine; those that hold on a GPU alone are left out on the CPU.
+
+    ``marks`` stand around the answers in its prompts, if it corrects.
+    """
     arguments: dict[str, Any] = {
         "dtype": engine.dtype,
         "enforce_eager": engine.enforce_eager,
@@ -237,7 +248,9 @@ def engine_kwargs(engine: EngineConfig, *, context_tokens: int) -> dict[str, Any
     if engine.gpus:
         arguments["tensor_parallel_size"] = engine.gpus
         arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
-    return arguments
+    return arguments | vllm_copying.engine_arguments(
+        marks, depth=engine.copy_speculation_tokens, gpus=engine.gpus
+    )
 
 
 def run_engine(

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from aligner.answer_marks import Marks
 from aligner.config import validate
 from aligner.keeping import CopyScores
 from aligner.prompt import PLAIN
@@ -16,6 +17,9 @@ from aligner_jobs.correct import (
     read_output,
     reason_in,
 )
+
+
+MARKS = Marks(before=(5, 6), after=(7, 8), end_id=257)
 
 
 class Bytes:
@@ -165,7 +169,8 @@ def test_a_row_that_the_engine_could_not_do_is_an_engine_error() -> None:
 
 
 def test_the_engine_is_told_nothing_about_gpus_on_a_cpu() -> None:
-    arguments = engine_kwargs(EngineConfig(dtype="float32"), context_tokens=512)
+    arguments = engine_kwargs(EngineConfig(dtype="float32"), context_tokens=512, marks=[MARKS])
+    assert arguments["speculative_config"]["num_speculative_tokens"] == 16
     assert arguments["max_model_len"] == 512
     assert arguments["skip_tokenizer_init"] is True
     assert arguments["trust_remote_code"] is False
@@ -173,7 +178,8 @@ def test_the_engine_is_told_nothing_about_gpus_on_a_cpu() -> None:
 
 
 def test_the_engine_spans_the_gpus_that_it_is_given() -> None:
-    arguments = engine_kwargs(EngineConfig(gpus=2), context_tokens=512)
+    arguments = engine_kwargs(EngineConfig(gpus=2), context_tokens=512, marks=[MARKS])
+    assert "speculative_config" not in arguments
     assert arguments["tensor_parallel_size"] == 2
 
 

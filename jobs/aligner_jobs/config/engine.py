@@ -31,5 +31,9 @@ class EngineConfig(StrictModel):
     batch_size: int = Field(default=64, ge=1)
     """Rows that Ray Data hands to an engine at once; several batches are under way."""
 
+    copy_speculation_tokens: int | None = Field(default=None, ge=0)
+    """Tokens of one correction drafted at once, at most, by copying from where it stands in its
+    answer; what comes out is the same. 0 is off; unset: 16 for an aligner on the CPU, else off."""
+
     gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
     """Share of a GPU's memory for weights and cache; no meaning on the CPU."""
