@@ -18,7 +18,6 @@ from aligner_jobs.correct import (
     reason_in,
 )
 
-
 MARKS = Marks(before=(5, 6), after=(7, 8), end_id=257)
 
 
