@@ -94,7 +94,7 @@ class Drafter:
         """The request of a row, taken out of those ``left``; most rows stay where they were."""
         places = [row] if row < len(left) else []
         for place in [*places, *range(len(left))]:
-            request = left[place]
+            request: _Request | None = left[place]
             if request is not None and request.wrote(ids, new):
                 left[place] = None
                 return request

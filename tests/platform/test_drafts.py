@@ -98,7 +98,7 @@ def test_nothing_is_drafted_past_the_end_of_the_context() -> None:
     answer = list(range(200, 250))
     row = Written(answer, [*answer, *answer])
     one = drafter()
-    drafts = [[]]
+    drafts: list[list[int]] = [[]]
     while len(row.ids) < CONTEXT and row.left:
         drafts = one.draft([row.step(drafts[0])], *table([row]), took_ms=10)
         assert len(row.ids) + len(drafts[0]) + 1 <= max(CONTEXT, len(row.ids) + 1)
