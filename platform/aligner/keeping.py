@@ -47,7 +47,12 @@ class CopyScores:
 
     @property
     def score(self) -> float:
-        """The log-probability of the weakest token: one doubt is enough, however long the copy."""
+        """The log-probability of the weakest token: one doubt is enough, however long the copy.
+
+        In the simulated world it keeps as many good answers at an error of 0.5 % as the sum over
+        all tokens, and lets fewer flawed ones through than their mean. A sum falls with every
+        token of a longer answer, and in a mean one doubt disappears among the others.
+        """
         return max(_LEAST, min(self.logprobs))
 
     @property

@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from aligner.judging import DIMENSIONS
+from aligner.keeping import KeepCalibration, calibrate
 from aligner.reports import (
     Cell,
     CountedCell,
@@ -27,7 +28,13 @@ SHARES = {
 CELL = {"omega": -88.8, "attainable": 100.0, "low": -95.5, "high": -81.1, "before": 1, "after": 0.5}
 
 
-def shown(*, columns: int, seconds: float | None = 60.0, name: str = "sterling") -> list[str]:
+def shown(
+    *,
+    columns: int,
+    seconds: float | None = 60.0,
+    name: str = "sterling",
+    keep: KeepCalibration | None = None,
+) -> list[str]:
     counted = CountedCell(**CELL, wins=0, losses=1, ties=0)
     report = EvaluationReport(
         model=ModelUnderTest(
@@ -38,6 +45,7 @@ def shown(*, columns: int, seconds: float | None = 60.0, name: str = "sterling")
         simulated=True,
         upstreams={name: UpstreamReport(**SHARES, dimensions=dict.fromkeys(DIMENSIONS, counted))},
         overall=Overall(**SHARES, dimensions=dict.fromkeys(DIMENSIONS, Cell(**CELL))),
+        keep=keep,
     )
     stream = io.StringIO()
     show_report(Console(file=stream, width=columns), report, uri="out", seconds=seconds)
@@ -68,3 +76,16 @@ def test_it_says_how_long_it_took_or_that_it_was_there() -> None:
 
 def test_names_of_upstreams_are_no_markup() -> None:
     assert "[red]x[/]" in "\n".join(shown(columns=130, name="[red]x[/]"))
+
+
+def test_what_was_found_about_keep_is_one_line() -> None:
+    keep = calibrate(
+        [-0.1],
+        [-3.0] * 10,
+        export_hash="h",
+        prompt_fingerprint="f",
+        wanted_error=0.005,
+        confidence=0.95,
+    )
+    (line,) = [line for line in shown(columns=80, keep=keep) if line.startswith("KEEP")]
+    assert "no threshold: 10 flawed answers cannot show" in line
