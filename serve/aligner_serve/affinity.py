@@ -1,4 +1,4 @@
-"""Which replica a request goes to: one of its session to the one that had the session before.
+"""Which replica a request goes to: one of a session to the one that had the session before.
 
 Serve's own choice is the less busy one of two. A replica that is gone or full is no home any more,
 and then it is that choice again: what a session gains is speed, and nothing else depends on it.
@@ -8,13 +8,13 @@ from collections import OrderedDict
 from typing import Any, Final
 
 from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
-from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, ReplicaID, RunningReplica
 
 PATH: Final = f"{__name__}:StickyRouter"
 """How Serve finds it."""
 
 _MOST_SESSIONS: Final = 10_000
-"""Of which it is known where they are; a session is as long as a request."""
+"""Of which it is known where they are; each is as long as a request."""
 
 
 class StickyRouter(PowerOfTwoChoicesRequestRouter):
@@ -29,11 +29,11 @@ class StickyRouter(PowerOfTwoChoicesRequestRouter):
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        """Called by Serve: in ranks, first to last; one that is full is passed over."""
+        """Called by Serve: first the home, then the others; one that is full is passed over."""
         others = await super().choose_replicas(candidate_replicas, pending_request)
-        home = self._home(pending_request.metadata if pending_request else None)
-        replica = self._replicas.get(home) if home is not None else None
-        return others if replica is None else [[replica], *others]
+        session = pending_request.metadata.session_id if pending_request else ""
+        home = self._replicas.get(self._homes[session]) if session in self._homes else None
+        return others if home is None else [[home], *others]
 
     def on_request_routed(
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any
@@ -48,11 +48,15 @@ class StickyRouter(PowerOfTwoChoicesRequestRouter):
     def _fulfill_next_pending_request(
         self, replica: RunningReplica, request_metadata: Any = None
     ) -> None:
-        """A replica found for whoever waits longest, unless it is the home of a session."""
-        if self._home(request_metadata) == replica.replica_id:
-            RequestRouter._fulfill_next_pending_request(self, replica, request_metadata)
-        else:
-            super()._fulfill_next_pending_request(replica, request_metadata)
+        """Give ``replica`` to the request that it was chosen for.
 
-    def _home(self, request_metadata: Any) -> ReplicaID | None:
-        return self._homes.get(request_metadata.session_id) if request_metadata else None
+        Serve's default gives it to whoever waits longest, and sessions would change homes. Not by
+        the id that Serve's other routers go by: calls made for one HTTP request share it.
+        """
+        for waiting in self._pending_requests_to_fulfill:
+            if waiting.metadata is request_metadata and not waiting.future.done():
+                self._cancel_routing_task_for_pending_request(waiting)
+                self._record_queue_wait_time(waiting)
+                waiting.future.set_result(replica)
+                self._remove_pending_request_from_indices(waiting)
+                return
