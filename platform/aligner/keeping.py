@@ -10,7 +10,7 @@ not be decoded, whatever the threshold.
 """
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -205,8 +205,7 @@ def calibrate(
     threshold = None
     allowed = _allowed(len(flaws), wanted_error=wanted_error, confidence=confidence)
     if allowed is not None:
-        refused = flaws[-allowed - 1]
-        threshold = next((score for score in goods if score > refused), None)
+        threshold = _lowest_above(flaws[-allowed - 1], goods)
     kept_good = _at_least(goods, threshold)
     return KeepCalibration(
         export_hash=export_hash,
@@ -218,7 +217,7 @@ def calibrate(
         flawed=len(flaws),
         good_kept=kept_good,
         flawed_kept=_at_least(flaws, threshold),
-        curve=_curve(goods, flaws),
+        curve=_curve(goods, flaws, threshold),
     )
 
 
@@ -267,17 +266,26 @@ def _at_most(count: int, total: int, share: float) -> float:
     return math.fsum(terms)
 
 
-def _curve(goods: Sequence[float], flaws: Sequence[float]) -> tuple[KeepPoint, ...]:
-    """At even shares of the good answers, and at the flawed ones that score highest."""
+def _lowest_above(refused: float, goods: Sequence[float]) -> float | None:
+    """The lowest of ascending ``goods`` above a score that is not kept any more."""
+    place = bisect_right(goods, refused)
+    return goods[place] if place < len(goods) else None
+
+
+def _curve(
+    goods: Sequence[float], flaws: Sequence[float], chosen: float | None
+) -> tuple[KeepPoint, ...]:
+    """At even shares of the good answers, and just above the flawed ones that score highest."""
     even = (goods[round(i * (len(goods) - 1) / _CURVE_STEPS)] for i in range(_CURVE_STEPS + 1))
-    thresholds = {*(even if goods else ()), *flaws[-_CURVE_STEPS:]}
+    corners = (_lowest_above(flaw, goods) for flaw in flaws[-_CURVE_STEPS:])
+    thresholds = {*(even if goods else ()), *corners, chosen}
     return tuple(
         KeepPoint(
             threshold=_short(threshold),
             kept_good=_short(_at_least(goods, threshold) / max(1, len(goods))),
             kept_flawed=_short(_at_least(flaws, threshold) / max(1, len(flaws))),
         )
-        for threshold in sorted(thresholds, reverse=True)
+        for threshold in sorted((one for one in thresholds if one is not None), reverse=True)
     )
 
 

@@ -97,7 +97,11 @@ def test_the_bound_never_exceeds_the_wanted_error(
     if calibration.threshold is not None:
         assert calibration.error_bound <= error
         assert calibration.good_kept >= 1
-    stricter = [point.kept_flawed for point in calibration.curve]
+        assert any(
+            point.threshold == pytest.approx(calibration.threshold, rel=1e-3)
+            for point in calibration.curve
+        )
+    stricter = [(point.kept_flawed, point.kept_good) for point in calibration.curve]
     assert stricter == sorted(stricter)
 
 
