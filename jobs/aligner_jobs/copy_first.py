@@ -33,7 +33,8 @@ async def copy_first(
     Output: as of one request, and kept, trusted_tokens (given, not decoded), and of each token of
     the copy copy_logprobs and copy_ranks.
     """
-    prompt, copy = list(row["tokenized_prompt"]), list(row["copy_ids"])
+    # Ray Data gives arrays, whose numbers the engine's own process would not understand.
+    prompt, copy = ([int(one) for one in row[name]] for name in ("tokenized_prompt", "copy_ids"))
     sampling = dict(row["sampling_params"])
     if not copy:
         request, output, seconds = await generate(dict(row))
