@@ -118,6 +118,19 @@ def test_aligners_that_share_an_engine_share_its_deployment() -> None:
     assert correctors["first"] is correctors["second"]
 
 
+def test_an_aligner_that_reads_ahead_corrects_where_it_has_read() -> None:
+    sharing = {"engine": {"kind": "shared", "aligner": "first"}, "prefill_ahead": {}}
+    aligners = {"first": aligner(engine={"base": "model"}), "second": aligner(**sharing)}
+    found = deployments(graph(aligners={**aligners, "third": aligner()}))
+    routers = {
+        name: one._deployment_config.request_router_config.get_request_router_class().__name__
+        for name, one in found.items()
+    }
+    assert routers["corrector-first"] == "StickyRouter"
+    plain = "PowerOfTwoChoicesRequestRouter"
+    assert {routers[name] for name in ("corrector-third", "gateway", "upstream-api")} == {plain}
+
+
 def test_deploying_imports_no_engine(tmp_path: Path) -> None:
     """vLLM takes 20 s and 0.75 GB in every process that imports it."""
     code = (

@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import pytest
-from unread import Unread
 
 from aligner.records import Turn
 from aligner_serve.pieces import (
@@ -17,6 +16,7 @@ from aligner_serve.pieces import (
     Failed,
     Finished,
     Piece,
+    Reading,
 )
 from aligner_serve.routing import Canary, Comparison, Shadow, drawn
 from aligner_serve.stages import AskableCorrector
@@ -24,13 +24,14 @@ from aligner_serve.stages import AskableCorrector
 OLD, NEW = "models:/fixer/1", "models:/fixer/2"
 
 
-class Version(Unread):
+class Version:
     """A corrector that gives the same pieces to everybody, after a while."""
 
     def __init__(self, *pieces: Piece, takes_s: float = 0.0) -> None:
         self.pieces = pieces
         self.takes_s = takes_s
         self.asked: list[str] = []
+        self.read: list[str] = []
         self.closed = 0
 
     async def correct(
@@ -50,6 +51,19 @@ class Version(Unread):
                 yield piece
         finally:
             self.closed += 1
+
+    async def ahead(
+        self,
+        question: str,
+        answer: str,
+        history: Sequence[Turn],
+        *,
+        tokens: int,
+        deadline_s: float,
+        session: str,
+    ) -> Reading:
+        self.read.append(session)
+        return Reading("read", tokens)
 
     async def check_health(self) -> bool:
         return self.pieces != (Failed(UNAVAILABLE),)
@@ -113,6 +127,30 @@ def test_a_conversation_stays_with_its_version() -> None:
     versions = asyncio.run(conversations())
     assert all(len(by) == 1 for by in versions)
     assert set.union(*versions) == {OLD, NEW}
+
+
+async def read(corrector: AskableCorrector, question: str) -> None:
+    await corrector.ahead(question, "Bec", (), tokens=0, deadline_s=5.0, session=question)
+
+
+def test_the_version_that_is_to_correct_a_pair_reads_it_ahead() -> None:
+    champion, challenger = good(OLD), good(NEW)
+
+    async def many() -> None:
+        routed = canary(champion, challenger, 0.5)
+        for number in range(50):
+            await read(routed, f"Question {number}?")
+            await ask(routed, f"Question {number}?")
+
+    asyncio.run(many())
+    assert champion.read == champion.asked != []
+    assert challenger.read == challenger.asked != []
+
+
+def test_nothing_is_read_ahead_for_a_shadow() -> None:
+    shadowed = Shadowed(good(NEW))
+    asyncio.run(read(shadowed.routed, "Why?"))
+    assert (shadowed.champion.read, shadowed.challenger.read) == (["Why?"], [])
 
 
 def test_different_aligners_try_their_canaries_on_different_conversations() -> None:
