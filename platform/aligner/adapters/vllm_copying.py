@@ -69,7 +69,8 @@ class CopyProposer:
         speculative.draft_model_config = roomy
 
     def load_model(self, *_: Any, **__: Any) -> None:
-        """Nothing is loaded; vLLM calls it on the CPU."""
+        """Called when the model is loaded; drafts need none."""
+        _mend_sampling()
 
     def propose(
         self,
@@ -85,3 +86,25 @@ class CopyProposer:
         )
         self._ended_s = time.perf_counter()
         return drafts
+
+
+def _mend_sampling() -> None:
+    """Without Triton, vLLM 0.29 samples drafted tokens by settings that it never wrote down.
+
+    Its CPU kernel fills a copy of the tensor that it was given; temperature, top-k and top-p of
+    each drafted token are then whatever stood in memory, and the engine dies of some.
+    """
+    from vllm.triton_utils import HAS_TRITON
+    from vllm.v1.sample import rejection_sampler
+
+    if not HAS_TRITON:
+        rejection_sampler.expand_batch_to_tokens = expanded
+
+
+def expanded(
+    of_row_B: Any, ends_B: Any, tokens: int, replace_from: float = 0, replace_to: float = 0
+) -> Any:
+    """What holds for a row, for each of its tokens: in the place of ``expand_batch_to_tokens``."""
+    counts_B = ends_B.diff(prepend=ends_B.new_zeros(1))
+    of_token_T = of_row_B.repeat_interleave(counts_B, output_size=tokens)
+    return of_token_T.masked_fill(of_token_T == replace_from, replace_to)
