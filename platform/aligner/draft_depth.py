@@ -34,11 +34,15 @@ _SLIGHT: Final = 0.02
 
 _SHARED_RATE: Final = 1 / 256
 
-_FADING: Final = 0.98
-"""Of what earlier steps have shown about times, each step."""
+_FADING: Final = 0.998
+"""Of what earlier steps have shown about times, each step: some hundreds are remembered, for single
+ones differ by more than a few drafts cost."""
 
-_FIRST_MS: Final = (20.0, 2.0, 1.0)
+_BELIEVED: Final = (20.0, 2.0, 1.0)
 """Fixed, each row, each draft: what is believed of a step before one is seen, in proportion."""
+
+_NOISE: Final = 0.15
+"""Of what a step takes, as a share of it."""
 
 _OUTLIER: Final = 3.0
 """A step that takes so many times what was expected was held up by something else."""
@@ -112,33 +116,36 @@ class Record:
 
 
 class StepCost:
-    """What a step takes, learnt from the steps there were."""
+    """What a step takes, learnt from the steps there were.
+
+    Least squares, drawn to the proportions that are believed: where all steps are alike, they say
+    nothing about their parts.
+    """
 
     def __init__(self) -> None:
         self._seen_FF = np.zeros((3, 3))
         self._took_F = np.zeros(3)
-        self.parts_ms: tuple[float, float, float] = _FIRST_MS
+        self.parts_ms: tuple[float, float, float] = _BELIEVED
         """Fixed, each row, each draft."""
 
     def learn(self, *, rows: int, drafted: int, took_ms: float) -> None:
         """One step that did nothing but to decode."""
         step_F = np.array([1.0, rows, drafted])
-        if not self._seen_FF.any():
-            scale = took_ms / float(step_F @ _FIRST_MS)
-            self.parts_ms = (
-                _FIRST_MS[0] * scale,
-                _FIRST_MS[1] * scale,
-                _FIRST_MS[2] * scale,
-            )
-        took_ms = min(took_ms, _OUTLIER * float(step_F @ self.parts_ms))
+        if self._seen_FF.any():
+            took_ms = min(took_ms, _OUTLIER * float(step_F @ self.parts_ms))
+        took_ms = max(took_ms, 1e-6)
         self._seen_FF = self._seen_FF * _FADING + np.outer(step_F, step_F)
         self._took_F = self._took_F * _FADING + step_F * took_ms
-        # What steps say little about stays as it was believed.
-        held_FF = np.diag([1.0, 4.0, 16.0])
-        fixed, row, draft = np.linalg.solve(
-            self._seen_FF + held_FF, self._took_F + held_FF @ self.parts_ms
-        ).tolist()
-        row, fixed = max(row, 0.0), max(fixed, 1e-6)
+        believed_F = np.array(_BELIEVED)
+        steps = self._seen_FF[0, 0]
+        usual = float(self._seen_FF[0] @ believed_F) / steps
+        scale = float(self._took_F[0]) / steps / usual
+        held_FF = np.diag((_NOISE * usual / believed_F) ** 2)
+        differs_F = np.linalg.solve(
+            self._seen_FF + held_FF, self._took_F - self._seen_FF @ believed_F * scale
+        )
+        fixed, row, draft = (believed_F * scale + differs_F).tolist()
+        fixed, row = max(fixed, _BELIEVED[0] * scale / 20), max(row, 0.0)
         alone = fixed + row
         self.parts_ms = (fixed, row, min(max(draft, alone * _CHEAPEST_DRAFT), alone))
 

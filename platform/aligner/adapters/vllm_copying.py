@@ -61,7 +61,10 @@ class CopyProposer:
             budget=scheduler.max_num_batched_tokens // 2 - scheduler.max_num_seqs,
             context_tokens=context_tokens,
         )
-        self._ended_s = time.perf_counter()
+        # On a CPU only the proportions count, and this clock stands still while others compute.
+        on_cpu = vllm_config.device_config.device_type == "cpu"
+        self._clock = time.process_time if on_cpu else time.perf_counter
+        self._ended_s = self._clock()
         # When one request comes within ``depth`` of the context's end, vLLM drafts zeros for all
         # of them, because a draft model could not go on. Drafts here end there by themselves.
         roomy = copy.copy(speculative.draft_model_config)
@@ -80,11 +83,11 @@ class CopyProposer:
         slot_mappings: Any = None,
     ) -> list[list[int]]:
         """The next drafts by row, as vLLM calls for them."""
-        took_ms = (time.perf_counter() - self._ended_s) * 1e3
+        took_ms = (self._clock() - self._ended_s) * 1e3
         drafts = self._drafter.draft(
             sampled_token_ids, num_tokens_no_spec, token_ids_cpu, took_ms=took_ms
         )
-        self._ended_s = time.perf_counter()
+        self._ended_s = self._clock()
         return drafts
 
 

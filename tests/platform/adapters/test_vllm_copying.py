@@ -19,6 +19,7 @@ def proposer(*, depth: int = 8, context_tokens: int = 256) -> vllm_copying.CopyP
         speculative_config=SimpleNamespace(num_speculative_tokens=depth, draft_model_config=model),
         scheduler_config=SimpleNamespace(max_num_batched_tokens=512, max_num_seqs=4),
         model_config=model,
+        device_config=SimpleNamespace(device_type="cpu"),
         additional_config=told["additional_config"],
     )
     one = vllm_copying.CopyProposer(config)
