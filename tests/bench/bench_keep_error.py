@@ -165,13 +165,14 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=100, help="of each world")
     arguments = parser.parse_args()
     export = trained()
-    with ray_session(), calibrated(export) as (config, subject, keep):
+    with calibrated(export) as (config, subject, keep):
         print(f"threshold {keep.threshold}: {keep.sentence}", flush=True)
         asked = frozenset(one.question for one in heldout_questions(World(SEED), CALIBRATED_ON))
         here = answers(SEED, 2 * CALIBRATED_ON, without=asked)
         seeds = range(SEED + 1, SEED + 1 + arguments.worlds)
         there = [one for seed in seeds for one in answers(seed, arguments.questions)]
-        made = corrected([*here, *there], config, subject, keep_from=keep.threshold)
+        with ray_session():
+            made = corrected([*here, *there], config, subject, keep_from=keep.threshold)
         told("other questions of the same world", here, made[: len(here)])
         for place, seed in enumerate(seeds):
             begin, size = len(here) + place * len(there) // len(seeds), len(there) // len(seeds)

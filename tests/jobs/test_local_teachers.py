@@ -15,7 +15,7 @@ from aligner.errors import ConfigError
 from aligner.keeping import KEEP_TAG, calibrate
 from aligner.manifest import Manifest
 from aligner.prompt import PLAIN
-from aligner_jobs import build_dataset, runtime
+from aligner_jobs import build_dataset
 from aligner_jobs.build_dataset import BuildResult
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
 
@@ -80,11 +80,9 @@ def test_an_aligner_without_a_threshold_cannot_keep_and_is_not_started(tmp_path:
 @pytest.mark.e2e
 def test_an_aligner_corrects_what_it_does_not_keep_and_is_not_asked_twice(tmp_path: Path) -> None:
     tracker, export = registered(tmp_path, calibrated=True)
-    with runtime.ray_session():
-        first = build_dataset.run(config(tmp_path), tracker=tracker)
-        again = config(tmp_path, out=str(tmp_path / "again"))
-        second = build_dataset.run(again, tracker=tracker)
+    first = build_dataset.run(config(tmp_path), tracker=tracker)
     assert_is_right(first, export)
+    second = build_dataset.run(config(tmp_path, out=str(tmp_path / "again")), tracker=tracker)
     # What was corrected is kept; the answer without a correction is tried once more.
     ledger = second.manifest.facts["ledger"]["teachers.pupil"]
     assert (ledger["asked"], ledger["completion_tokens"]) == (5, 7)
