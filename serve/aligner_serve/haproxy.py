@@ -1,8 +1,8 @@
-"""HAProxy as Serve starts it, but on loopback, and not longer than Serve itself.
+"""HAProxy as Serve starts it, but for three things that Serve has no settings for.
 
-Serve has its pages of statistics listen on every interface and offers no setting for that; and an
-HAProxy whose parent is killed would go on listening. Runs by itself: nothing but the standard
-library can be imported here.
+Its pages of statistics would listen on every interface. With its splicing, replicas do not hear of
+half of the clients that go away, and work on for nobody. And when its parent is killed it would go
+on listening. Runs by itself: nothing but the standard library can be imported here.
 """
 
 import ctypes
@@ -17,18 +17,19 @@ BINARY: Final = "ALIGNER_HAPROXY_BINARY"
 """The variable that names the real program."""
 
 _EVERYWHERE: Final = re.compile(r"^(\s*bind )\*?:(?=\d)", re.MULTILINE)
+_SPLICING: Final = re.compile(r"^\s*option splice-\w+\n", re.MULTILINE)
 _PR_SET_PDEATHSIG: Final = 1
 
 
-def on_loopback(config: str) -> str:
-    """``config`` in which what would listen on every interface listens on loopback."""
-    return _EVERYWHERE.sub(r"\g<1>127.0.0.1:", config)
+def corrected(config: str) -> str:
+    """``config`` without splicing, and on loopback what would listen on every interface."""
+    return _EVERYWHERE.sub(r"\g<1>127.0.0.1:", _SPLICING.sub("", config))
 
 
 def main(arguments: list[str]) -> None:
     """Become HAProxy; ``arguments`` are those that Serve gives it."""
     path = Path(arguments[arguments.index("-f") + 1])
-    path.write_text(on_loopback(path.read_text(encoding="utf-8")), encoding="utf-8")
+    path.write_text(corrected(path.read_text(encoding="utf-8")), encoding="utf-8")
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -9,7 +9,8 @@ import pytest
 from aligner_serve import haproxy
 from aligner_serve.transport import fast_transport
 
-CONFIG = """frontend prometheus
+CONFIG = """    option splice-request
+frontend prometheus
     bind :9101
 frontend http_frontend
     bind 10.0.0.7:8000
@@ -18,8 +19,8 @@ listen stats
 """
 
 
-def test_what_would_listen_everywhere_listens_on_loopback() -> None:
-    assert haproxy.on_loopback(CONFIG).splitlines()[1::2] == [
+def test_nothing_listens_everywhere_and_nothing_is_spliced() -> None:
+    assert haproxy.corrected(CONFIG).splitlines()[1::2] == [
         "    bind 127.0.0.1:9101",
         "    bind 10.0.0.7:8000",
         "  bind 127.0.0.1:8404",
