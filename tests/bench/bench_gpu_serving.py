@@ -166,7 +166,7 @@ def main() -> None:
     if given.child:
         folder, way = Path(given.child[0]), given.child[1] == "copying"
         bench = Bench(folder, copying=way, gpu=gpu)
-        print(f"> {json.dumps(measured(bench, chain, copying=way, turns=given.turns))}")
+        print(f"figures: {json.dumps(measured(bench, chain, copying=way, turns=given.turns))}")
         return
     print(torch.cuda.get_device_name() if gpu else "no GPU: a trial of the script, no figures")
     layers, width = (36, 2048) if gpu else (2, 256)
@@ -187,8 +187,8 @@ def _child(folder: str, way: str, given: argparse.Namespace) -> dict[str, float]
         stdout=subprocess.PIPE,
         text=True,
     )
-    line = next(one for one in told.stdout.splitlines() if one.startswith("> "))
-    found: dict[str, float] = json.loads(line.removeprefix("> "))
+    line = next(one for one in told.stdout.splitlines() if one.startswith("figures: "))
+    found: dict[str, float] = json.loads(line.removeprefix("figures: "))
     return found
 
 

@@ -2,7 +2,7 @@
 
 Random weights in the shapes that are asked for; each size is measured in a process of its own.
 
-- reading: prompts of 512 random tokens, nothing cached, one token written after each;
+- reading: 8 prompts of 512 random tokens, nothing cached, one token written after each;
 - writing: so many requests in flight, 128 tokens each, by the time beyond that of reading them.
 
 It prints YAML that goes under ``upstreams`` or ``aligners`` of a config, with the price that is
@@ -28,7 +28,7 @@ import torch
 import yaml
 from transformers import LlamaConfig
 
-PROMPT_TOKENS, WRITTEN_TOKENS = 512, 128
+PROMPTS, PROMPT_TOKENS, WRITTEN_TOKENS = 8, 512, 128
 SHAPES: dict[str, dict[str, int]] = {
     "30m": {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1376},
     "110m": {"hidden_size": 768, "num_hidden_layers": 14, "intermediate_size": 2048},
@@ -83,7 +83,7 @@ def measure(name: str, *, in_flight: int, usd_per_hour: float, turns: int) -> di
     seconds(in_flight, 16, 4)
     reading, writing = list[float](), list[float]()
     for _ in range(turns):
-        reading.append(in_flight * PROMPT_TOKENS / seconds(in_flight, PROMPT_TOKENS, 1))
+        reading.append(PROMPTS * PROMPT_TOKENS / seconds(PROMPTS, PROMPT_TOKENS, 1))
         before = seconds(in_flight, 16, 1)
         after = seconds(in_flight, 16, WRITTEN_TOKENS + 1)
         writing.append(in_flight * WRITTEN_TOKENS / (after - before))
@@ -129,14 +129,15 @@ def main() -> None:
                 usd_per_hour=given.usd_per_hour,
                 turns=given.turns,
             )
-            print(f"> {json.dumps(entry)}")
+            print(f"figures: {json.dumps(entry)}")
             return
-        env = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", **os.environ}
+        defaults = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2"}
+        env = {**defaults, **os.environ}
         options = [f"--{key}={getattr(given, key.replace('-', '_'))}" for key in PASSED]
         command = [sys.executable, __file__, "--here", "--only", name, *options]
         told = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
-        line = next(one for one in told.stdout.splitlines() if one.startswith("> "))
-        found[name] = json.loads(line.removeprefix("> "))
+        line = next(one for one in told.stdout.splitlines() if one.startswith("figures: "))
+        found[name] = json.loads(line.removeprefix("figures: "))
         for rate in ("prefill", "decode"):
             per_s = found[name][f"{rate}_tokens_per_s"]
             print(f"BENCH rates_{rate}_{name} {per_s:.4g} 0 nan 0 ok", flush=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 _READY = "engines are up"
+_OURS = "bare engines: "
+"""How our lines begin among vLLM's own."""
 
 
 class BareEngines:
@@ -28,7 +30,7 @@ class BareEngines:
         arguments: tuple[dict[str, Any], dict[str, Any]],
         asked: list[tuple[list[int], list[int]]],
     ) -> None:
-        """Upstream first; ``arguments`` are vLLM's, ``asked`` the prompts of each request for both."""
+        """Upstream first; ``arguments`` are vLLM's, ``asked`` each request's prompts for both."""
         self._spec = folder / "bare.json"
         self._spec.write_text(
             json.dumps(
@@ -53,7 +55,7 @@ class BareEngines:
             stderr=self._log,
             text=True,
         )
-        assert self._line() == _READY, f"the engines do not start; see {self._log.name}"
+        assert self._line() == _READY
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,9 +76,10 @@ class BareEngines:
         """The next one that is ours; vLLM's go by."""
         assert self._process is not None and self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("> "):
-                return line.removeprefix("> ").strip()
-        raise AssertionError(f"the engines have ended; see {self._log.name}")
+            if line.startswith(_OURS):
+                return line.removeprefix(_OURS).strip()
+        log = Path(self._log.name).read_text()
+        raise AssertionError(f"the engines have ended: {log[-3000:]}")
 
 
 async def _drive(spec: dict[str, Any]) -> None:
@@ -104,7 +107,7 @@ async def _drive(spec: dict[str, Any]) -> None:
                 found = list(item.outputs[0].token_ids)
         return found
 
-    print(f"> {_READY}", flush=True)
+    print(f"{_OURS}{_READY}", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         begin, requests, in_flight = json.loads(line)
         left, replies = iter(range(begin, begin + requests)), list[list[int]]()
@@ -116,7 +119,7 @@ async def _drive(spec: dict[str, Any]) -> None:
         started = time.perf_counter()
         await asyncio.gather(*(one_after_the_other() for _ in range(in_flight)))
         seconds = time.perf_counter() - started
-        print("> " + json.dumps([seconds, replies]), flush=True)
+        print(_OURS + json.dumps([seconds, replies]), flush=True)
     for engine in engines:
         engine.shutdown()
 
