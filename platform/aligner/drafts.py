@@ -17,11 +17,17 @@ from aligner.draft_depth import Record, StepCost, Trust, depths
 
 _NOTHING: Final = Guess([], "answer", 0)
 
-_PATIENCE_STEPS: Final = 8
-"""Without a draft, until a request is left alone for a while."""
+_PATIENCE: Final = 5
+"""Steps in vain, until a request among many is left alone for a while."""
 
-_RESTED_STEPS: Final = 24
-"""Until it is looked at again."""
+_MANY: Final = 8
+
+_SHORTEST_REST: Final = 8
+_LONGEST_REST: Final = 128
+"""Steps."""
+
+_COPYING: Final = 4
+"""Tokens in one step, which show that a text copies again."""
 
 
 @dataclass(slots=True)
@@ -33,8 +39,22 @@ class _Request:
     guess: Guess = _NOTHING
     drafted: int = 0
     """So many tokens of ``guess`` were handed to the engine."""
-    without: int = 0
-    """Steps in a row for which no draft was worth its cost."""
+    in_vain: int = 0
+    """Steps of late without a draft that came true, less twice those with one."""
+    resting: int = 0
+    """Steps for which it is left alone."""
+    next_rest: int = 0
+
+    def came_to(self, came: int) -> None:
+        """A step has written ``came`` tokens, all but one of them drafted."""
+        self.in_vain = max(0, self.in_vain + (1 if came < 2 else -2))
+        if came >= _COPYING:
+            self.next_rest = 0
+
+    def rest(self) -> None:
+        """Leave it alone for a while, each time for longer."""
+        self.next_rest = min(_LONGEST_REST, max(_SHORTEST_REST, 2 * self.next_rest))
+        self.in_vain, self.resting = 0, self.next_rest
 
     def wrote(self, ids: NDArray[np.int32], new: int) -> bool:
         """Whether ``ids`` are its own, the last ``new`` of them yet unread."""
@@ -106,11 +126,11 @@ class Drafter:
         if request is None:
             request = self._begun(ids, len(ids) - len(came))
         new = ids[request.follower.tokens :].tolist()
-        if request.without >= _PATIENCE_STEPS:
-            # To follow it costs time as well.
+        if request.resting:
+            request.resting -= 1
             request.follower.pass_over(new)
-            request.guess = _NOTHING
             return request
+        request.came_to(len(came))
         request.record.learn(request.guess, came)
         request.follower.read(new)
         # One token more than a row has room for would be of no use.
@@ -135,5 +155,8 @@ class Drafter:
             deciding, depths(chances, self._cost, budget=self._budget), strict=True
         ):
             one.drafted = depth
-            one.without = 0 if depth or one.without >= _RESTED_STEPS else one.without + 1
+            if one.in_vain >= _PATIENCE and len(deciding) >= _MANY:
+                # With so many beside it to follow it costs more than it may bring.
+                one.guess, one.drafted = _NOTHING, 0
+                one.rest()
         return [[] if one is None else one.guess.ids[: one.drafted] for one in self._requests]

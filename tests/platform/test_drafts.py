@@ -94,6 +94,15 @@ def test_a_text_that_copies_nothing_is_soon_left_alone() -> None:
     assert drafted <= 16
 
 
+def test_among_many_a_text_that_copies_nothing_is_left_alone_until_it_copies_again() -> None:
+    rewritten = [200, *range(201, 230)]
+    rows = [Written(ANSWER, [*rewritten, *ANSWER]) for _ in range(8)]
+    run(rows, drafter())
+    assert all(row.ids[-1] == MARKS.end_id for row in rows)
+    # The second half is a copy, and has been taken for one before its end.
+    assert all(row.steps < len(rewritten) + len(ANSWER) - 8 for row in rows)
+
+
 def test_nothing_is_drafted_past_the_end_of_the_context() -> None:
     answer = list(range(200, 250))
     row = Written(answer, [*answer, *answer])
