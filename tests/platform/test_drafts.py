@@ -139,3 +139,17 @@ def test_whatever_is_written_each_row_gets_a_draft_and_nothing_fails(
     rows = [Written(answer, correction) for answer, correction in pairs]
     run(rows, drafter(), order=order)
     assert [row.left for row in rows] == [[] for _ in rows]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.lists(st.lists(st.integers(1, 9), max_size=30), max_size=4), max_size=6))
+def test_rows_that_come_and_go_as_they_like_do_no_harm(steps: list[list[list[int]]]) -> None:
+    one = drafter()
+    for number, rows in enumerate(steps):
+        ids, lengths = np.zeros((4, CONTEXT), dtype=np.int32), np.zeros(4, dtype=np.int32)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = row
+            lengths[place] = len(row)
+        came = [row[len(row) - number % 3 :] if number % 3 <= len(row) else [] for row in rows]
+        drafts = one.draft(came, lengths, ids, took_ms=float(number))
+        assert all(new or not draft for draft, new in zip(drafts, came, strict=True))
