@@ -149,10 +149,12 @@ def share_kept(given: list[Answer], made: list[Correction], *, good: bool) -> tu
 def told(where: str, given: list[Answer], made: list[Correction]) -> float:
     """Print what was kept of ``given``; the share of the flawed ones."""
     good, flawed = (share_kept(given, made, good=one) for one in (True, False))
+    decoded, tokens = sum(o.decoded_tokens for o in made), sum(o.tokens for o in made)
     print(
         f"{where}: kept {flawed[0]} of {flawed[1]} flawed answers (with {CONFIDENCE:.0%} "
         f"confidence at most {upper_bound(*flawed, confidence=CONFIDENCE):.3%}), "
-        f"{good[0]} of {good[1]} good ones ({good[0] / good[1]:.1%})",
+        f"{good[0]} of {good[1]} good ones ({good[0] / good[1]:.1%}); decoded "
+        f"{decoded:,} of {tokens:,} tokens",
         flush=True,
     )
     return flawed[0] / flawed[1]
@@ -178,8 +180,6 @@ def main() -> None:
             begin, size = len(here) + place * len(there) // len(seeds), len(there) // len(seeds)
             told(f"world {seed}", answers(seed, arguments.questions), made[begin : begin + size])
         error = told("all other worlds", there, made[len(here) :])
-        decoded, written = sum(o.decoded_tokens for o in made), sum(o.tokens for o in made)
-        print(f"decoded {decoded} of {written} tokens of the corrections", flush=True)
     verdict = "ok" if error <= ERROR else "short"
     print(f"BENCH keep_error {error:.5f} {ERROR} {error / ERROR:.2f} {ERROR} {verdict}", flush=True)
 
