@@ -129,7 +129,7 @@ def measure(folder: Path, way: str, options: argparse.Namespace) -> None:
     chain = Chain.of(options.tokens, changed=options.changed)
     parameters = write_models(folder, chain, layers=options.layers)
     print(f"{way}: {parameters:,} parameters each", flush=True)
-    upstream = {"max_model_len_tokens": CONTEXT_TOKENS}
+    upstream: dict[str, Any] = {"dtype": "float32", "max_model_len_tokens": CONTEXT_TOKENS}
     engine = {**upstream, **WAYS[way]}
     marks = marks_of_all([(PLAIN, HfTokenizer.load(folder / "export"))])
     bare = BareEngines(

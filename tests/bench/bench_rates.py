@@ -36,6 +36,8 @@ SHAPES: dict[str, dict[str, int]] = {
     "2b": {"hidden_size": 2048, "num_hidden_layers": 36, "intermediate_size": 5632},
     "7b": {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 11008},
 }
+DTYPES = {True: "bfloat16", False: "float32"}
+"""On a GPU and off it."""
 ON_CPU, ON_GPU = ("30m", "110m"), ("0.5b", "2b", "7b")
 """Sizes that say something there and end in minutes."""
 
@@ -62,7 +64,7 @@ def measure(name: str, *, in_flight: int, usd_per_hour: float, turns: int) -> di
             folder,
             load_format="dummy",
             skip_tokenizer_init=True,
-            dtype="bfloat16",
+            dtype=DTYPES[gpu],
             max_model_len=PROMPT_TOKENS + WRITTEN_TOKENS,
             max_num_seqs=in_flight,
             enforce_eager=not gpu,
@@ -93,7 +95,7 @@ def measure(name: str, *, in_flight: int, usd_per_hour: float, turns: int) -> di
         "prefill_tokens_per_s": round(statistics.median(reading), 1),
         "decode_tokens_per_s": round(statistics.median(writing), 1),
         "usd_per_device_hour": usd_per_hour,
-        "measured_on": f"{device}, vLLM, bfloat16, {in_flight} in flight, {date.today()}",
+        "measured_on": f"{device}, vLLM, {DTYPES[gpu]}, {in_flight} in flight, {date.today()}",
     }
 
 
