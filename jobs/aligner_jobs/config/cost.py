@@ -30,10 +30,12 @@ class CostConfig(StrictModel):
     """What saves work; the sheet shows each step from none of it to all of it."""
 
     kept_share: Share = 0.5
-    """Expected share of answers that need no correction; ``aligner evaluate`` reports it."""
+    """Expected share of answers that need no correction: ``copy_rate`` in the report of
+    ``aligner evaluate``."""
 
     edit_ratio: Share = 0.1
-    """Expected share of a correction's tokens that are no copy, where there is one."""
+    """Expected share of a correction's tokens that are no copy, where there is one: in that report
+    (1 - ``similarity``) / (1 - ``copy_rate``)."""
 
     kept_shares: tuple[Share, ...] = (0.0, 0.25, 0.5, 0.75, 0.9)
     """For which others costs are told."""
