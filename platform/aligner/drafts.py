@@ -43,18 +43,19 @@ class _Request:
     """Steps of late without a draft that came true, less twice those with one."""
     resting: int = 0
     """Steps for which it is left alone."""
-    next_rest: int = 0
+    last_rest: int = 0
+    """Steps of its last rest since it copied; 0 if there was none."""
 
     def came_to(self, came: int) -> None:
         """A step has written ``came`` tokens, all but one of them drafted."""
         self.in_vain = max(0, self.in_vain + (1 if came < 2 else -2))
         if came >= _COPYING:
-            self.next_rest = 0
+            self.last_rest = 0
 
     def rest(self) -> None:
         """Leave it alone for a while, each time for longer."""
-        self.next_rest = min(_LONGEST_REST, max(_SHORTEST_REST, 2 * self.next_rest))
-        self.in_vain, self.resting = 0, self.next_rest
+        self.last_rest = min(_LONGEST_REST, max(_SHORTEST_REST, 2 * self.last_rest))
+        self.in_vain, self.resting = 0, self.last_rest
 
     def wrote(self, ids: NDArray[np.int32], new: int) -> bool:
         """Whether ``ids`` are its own, the last ``new`` of them yet unread."""

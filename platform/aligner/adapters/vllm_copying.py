@@ -19,7 +19,6 @@ from aligner.drafts import Drafter
 SETTINGS: Final = "copying"
 """Under this name the marks stand in vLLM's ``additional_config``."""
 
-
 _DEPTH: Final = 16
 """Tokens of one request drafted at once, where nobody says."""
 
