@@ -28,8 +28,8 @@ def engine_arguments(
 ) -> dict[str, Any]:
     """vLLM's engine arguments for drafts of at most ``depth`` tokens a request and step.
 
-    Unless ``depth`` is given, there are drafts for prompts with answers on a CPU alone: there
-    nothing was measured to become slower by them. On a GPU they cost asynchronous scheduling.
+    Unless ``depth`` is given, there are drafts for prompts with answers on a CPU alone: on a GPU
+    vLLM gives up asynchronous scheduling for them.
     """
     if depth is None:
         depth = _DEPTH if marks and not gpus else 0

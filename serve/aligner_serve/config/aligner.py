@@ -31,8 +31,8 @@ class EngineConfig(StrictModel):
     copy_speculation_tokens: int | None = Field(default=None, ge=0)
     """Tokens of one correction drafted at once, at most, by copying from where it stands in its
     answer; the engine drafts as many as pay for their checking, a loaded one few. What comes out
-    is the same. 0 is off; unset: 16 for an aligner on a CPU, where nothing was measured to become
-    slower by it, else off. On a GPU vLLM gives up asynchronous scheduling for it: measure first."""
+    is the same. 0 is off; unset: 16 for an aligner on a CPU, else off. On a GPU vLLM gives up
+    asynchronous scheduling for it: measure first."""
 
     num_gpus: int = Field(default=0, ge=0)
     """Per replica; 0 decodes on the CPU."""
