@@ -99,14 +99,21 @@ def ray_and_serve(config: GraphConfig) -> Iterator[None]:
 
 def _start_serve(config: GraphConfig) -> None:
     from ray import serve
+    from ray.exceptions import RayError
     from ray.serve.config import HTTPOptions, ProxyLocation
 
-    serve.start(
-        proxy_location=ProxyLocation.HeadOnly,
-        http_options=HTTPOptions(host=config.host, port=config.port),
-        # The gateway writes a line for each request, with its outcome.
-        logging_config={"encoding": "JSON", "enable_access_log": False},
-    )
+    try:
+        serve.start(
+            proxy_location=ProxyLocation.HeadOnly,
+            http_options=HTTPOptions(host=config.host, port=config.port),
+            # The gateway writes a line for each request, with its outcome.
+            logging_config={"encoding": "JSON", "enable_access_log": False},
+        )
+    except RayError as exc:
+        raise GraphFailed(
+            f"Serve does not open {config.host}:{config.port} ({type(exc).__name__}); try again "
+            f"when the machine is less busy, or look into {_logs()} for the cause."
+        ) from exc
 
 
 def room(config: GraphConfig) -> int:

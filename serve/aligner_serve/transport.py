@@ -16,11 +16,13 @@ from pathlib import Path
 from aligner.runtime_env import free_port
 from aligner_serve import haproxy
 
-_GRPC = {
+_SETTINGS = {
     # One event loop per replica, gRPC for its calls, no request served while memory is tidied.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # It holds back log lines, too, which a process that is killed would take along.
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+    # What lets requests in is killed when it is not up after 5 s, as on a busy machine it never is.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50",
 }
 
 
@@ -28,7 +30,7 @@ _GRPC = {
 def fast_transport() -> Iterator[None]:
     """Have a Ray that is started within the block carry requests so; what is set already stays."""
     with contextlib.ExitStack() as stack:
-        settings = dict(_GRPC)
+        settings = dict(_SETTINGS)
         if (binary := _haproxy()) is None:
             settings["RAY_SERVE_ENABLE_DIRECT_INGRESS"] = "0"
         else:

@@ -20,6 +20,7 @@ from threading import Thread
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from serving import Serving
 
@@ -170,6 +171,25 @@ def test_keys_are_asked_for_through_the_proxy(graph: Graph) -> None:
     assert graph.chat("right+other", TEXT).status_code == 403
     assert graph.chat("right+known", TEXT * 2000).status_code == 413
     assert httpx.get(f"{graph.url}/healthz", trust_env=False).status_code == 200
+
+
+def test_what_speaks_http_listens_on_loopback_alone(graph: Graph) -> None:
+    ours = psutil.Process(graph.serving.process.pid).children(recursive=True)
+    sockets = {
+        one.name(): [
+            socket.laddr
+            for socket in one.net_connections("tcp")
+            if socket.status == psutil.CONN_LISTEN
+        ]
+        for one in ours
+        if one.name() == "haproxy" or "gateway" in " ".join(one.cmdline())
+    }
+    door = int(graph.url.rsplit(":", 1)[1].removesuffix("/v1"))
+    assert door in [address.port for address in sockets["haproxy"]]
+    assert {address.ip for address in sockets.pop("haproxy")} == {"127.0.0.1"}
+    # Ray's own ports are not among these.
+    behind = [one for found in sockets.values() for one in found if 30_000 <= one.port <= 31_000]
+    assert {address.ip for address in behind} == {"127.0.0.1"}
 
 
 def test_a_limit_holds_over_all_gateways_together(graph: Graph) -> None:
