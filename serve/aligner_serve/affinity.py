@@ -20,9 +20,10 @@ _MOST_SESSIONS: Final = 10_000
 class StickyRouter(PowerOfTwoChoicesRequestRouter):
     """Serve's router, with a memory; one lives in each process that asks the deployment."""
 
-    def initialize_state(self, **_: Any) -> None:
+    def initialize_state(self, *, most_sessions: int = _MOST_SESSIONS, **_: Any) -> None:
         """Called by Serve at the beginning."""
         self._homes: OrderedDict[str, ReplicaID] = OrderedDict()
+        self._most = most_sessions
 
     async def choose_replicas(
         self,
@@ -42,7 +43,7 @@ class StickyRouter(PowerOfTwoChoicesRequestRouter):
         if session := pending_request.metadata.session_id:
             self._homes[session] = replica_id
             self._homes.move_to_end(session)
-            if len(self._homes) > _MOST_SESSIONS:
+            if len(self._homes) > self._most:
                 self._homes.popitem(last=False)
 
     def _fulfill_next_pending_request(
