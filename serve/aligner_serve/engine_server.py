@@ -14,13 +14,16 @@ _LONGEST_SOCKET: Final = 107 - len("/01234567-89ab-cdef-0123-456789abcdef")
 
 def of(folder: Path, arguments: dict[str, Any], reserved: list[dict[str, float]]) -> Any:
     """The server of the model in ``folder``, not started yet."""
-    if not any("GPU" in bundle for bundle in reserved):
-        # On a CPU vLLM else puts the model in a process of its own behind the engine's, which
-        # starts as slowly as the engine itself. It reads this while it is imported.
+    on_cpu = not any("GPU" in bundle for bundle in reserved)
+    if on_cpu:
+        # vLLM reads these while it is imported. It would pin the threads of every engine of a
+        # machine to the same cores; Ray says how many threads a replica may have.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     if (sockets := _socket_folder()) is not None:
         os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
     from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
     from ray.serve.llm import LLMConfig
     from ray.serve.llm.deployment import LLMServer
 
@@ -30,6 +33,17 @@ def of(folder: Path, arguments: dict[str, Any], reserved: list[dict[str, float]]
         async def on_before_node_init(self) -> None:
             self.ctx.run_init_node = False
 
+    class InOneProcess(VLLMEngine):
+        """On a CPU Ray would have the model in a process of its own behind the engine's.
+
+        It starts as slowly as the engine itself, and the two of them spin while they wait for one
+        another: each would take a core of its own.
+        """
+
+        def _start_async_llm_engine(self, arguments: Any, config: Any, group: Any) -> Any:
+            config.parallel_config.distributed_executor_backend = "uni"
+            return super()._start_async_llm_engine(arguments, config, group)
+
     return LLMServer.sync_init(
         LLMConfig(
             model_loading_config={"model_id": MODEL, "model_source": str(folder)},
@@ -38,7 +52,8 @@ def of(folder: Path, arguments: dict[str, Any], reserved: list[dict[str, float]]
             placement_group_config={"bundles": reserved},
             log_engine_metrics=False,
             callback_config=CallbackConfig(callback_class=WeightsAreHere),
-        )
+        ),
+        engine_cls=InOneProcess if on_cpu else None,
     )
 
 
