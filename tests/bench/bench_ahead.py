@@ -4,8 +4,8 @@ The whole graph over HTTP: an upstream that streams at a set pace, a corrector w
 CPU, a Llama with random weights. What is measured is the time from the upstream's last word to the
 first piece of a correction at the client.
 
-- ``ahead_N_ms`` (less is better): for answers of N tokens with ``prefill_ahead``, beside the same
-  graph without it. At 1,024 tokens the bar is five times sooner; at 256 there is none but 1.
+- ``ahead_N_ms``: for answers of N tokens with ``prefill_ahead``, beside the same graph without it;
+  the ratio is how many times sooner. At 1,024 tokens the bar is 5; at 256 there is none but 1.
 - ``ahead_extra_tokens``: tokens that were read ahead for an answer of 1,024, beside those of its
   whole prompt. What is read ahead is not read again, so the bar is 1.1.
 
