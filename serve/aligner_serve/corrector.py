@@ -107,6 +107,7 @@ class Corrector:
             num_cpus=first.config.scaling.num_cpus,
             adapters=added,
             marks=marks_of_all((one.template, one.tokenizer) for one in self._aligners.values()),
+            scores=any(one.keep is not None for one in self._aligners.values()),
         )
         await self._engine.start()
         for name, (_, _, examined) in served.items():

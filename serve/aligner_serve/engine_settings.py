@@ -1,7 +1,7 @@
 """What an engine is started with: vLLM's arguments, and what Ray reserves for it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,11 @@ from aligner_serve.config.aligner import EngineConfig
 
 _RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the largest rank of adapters."""
+
+
+_CPU_BLOCK_TOKENS: Final = 32
+"""What does not fill a block of the cache is read again by the next request: on a CPU that is dear,
+and vLLM's own blocks hold 128 tokens there."""
 
 
 def engine_arguments(
@@ -26,6 +31,8 @@ def engine_arguments(
         "generation_config": "vllm",
         "disable_log_stats": True,
     }
+    if not engine.num_gpus:
+        arguments["block_size"] = _CPU_BLOCK_TOKENS
     if engine.num_gpus > 1:
         arguments["tensor_parallel_size"] = engine.num_gpus
     return arguments | vllm_copying.engine_arguments(
@@ -33,19 +40,18 @@ def engine_arguments(
     )
 
 
-def adapter_arguments(ranks: list[int]) -> dict[str, Any]:
-    """The further ones of an engine with adapters of these ranks, all of them at once in memory."""
+def adapter_arguments(adapters: Collection[Path]) -> dict[str, Any]:
+    """The further ones of an engine with these adapters (PEFT folders), all at once in memory."""
+    told = [json.loads((one / "adapter_config.json").read_text()) for one in adapters]
+    largest = max(int(one["r"]) for one in told)
     return {
         "enable_lora": True,
-        "max_loras": len(ranks),
-        "max_lora_rank": min(rank for rank in _RANKS if rank >= max(ranks)),
+        "max_loras": len(told),
+        "max_lora_rank": min(rank for rank in _RANKS if rank >= largest),
+        # vLLM would else wrap the output layer as well, which then can write tokens but not score
+        # those of a prompt.
+        "lora_target_modules": sorted({name for one in told for name in one["target_modules"]}),
     }
-
-
-def rank_of(adapter: Path) -> int:
-    """The rank of an adapter in PEFT's layout."""
-    config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text())
-    return int(config["r"])
 
 
 def bundles(engine: EngineConfig, *, num_cpus: float) -> list[dict[str, float]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from aligner.adapters import vllm_scoring
 from aligner.answer_marks import Marks
 from aligner.generation import Sampling
 from aligner_serve import engine_server, engine_settings
@@ -88,10 +89,12 @@ class Engine:
         num_cpus: float,
         adapters: Mapping[str, Path] | None = None,
         marks: Sequence[Marks] = (),
+        scores: bool = False,
     ) -> None:
         """Not started yet; ``adapters`` are folders in PEFT's layout, by name.
 
-        ``marks`` are those around the answers in the prompts that it will be given.
+        ``marks`` are those around the answers in the prompts that it will be given; ``scores``
+        tells whether it will be asked for scores.
         """
         self.adapters = adapters or {}
         """Names that a request may decode with in the stead of :data:`MODEL`."""
@@ -99,9 +102,10 @@ class Engine:
             settings, context_tokens=context_tokens, marks=marks
         )
         if self.adapters:
-            arguments |= engine_settings.adapter_arguments(
-                [engine_settings.rank_of(one) for one in self.adapters.values()]
-            )
+            arguments |= engine_settings.adapter_arguments(self.adapters.values())
+        if scores:
+            arguments |= vllm_scoring.engine_arguments()
+        self._scores = scores
         self._server = engine_server.of(
             folder, arguments, engine_settings.bundles(settings, num_cpus=num_cpus)
         )
@@ -116,6 +120,9 @@ class Engine:
     async def start(self) -> None:
         """Load the weights."""
         await self._server.start()
+        if self._scores:
+            engine = self._server.engine._engine_client
+            await engine.collective_rpc(vllm_scoring.Scoring.score_in_pieces.__name__)
         # Only now: it draws in vLLM.
         from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 
@@ -236,6 +243,7 @@ class Engine:
             max_tokens=1,
             temperature=0.0,
             prompt_logprobs=None if scored_from is None else 0,
+            extra_args=None if scored_from is None else {vllm_scoring.SCORED_FROM: scored_from},
             flat_logprobs=True,
             detokenize=False,
             skip_reading_prefix_cache=not cached,

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from aligner import artefacts, exports
 from aligner.adapters.hf_tokenizer import HfTokenizer, read_files, write_files
 from aligner.generation import Sampling
+from aligner.keeping import KeepCalibration
 from aligner.manifest import provenance
 from aligner.prompt import PLAIN
 from aligner.records import Triple
@@ -126,12 +127,29 @@ def config(
     )
 
 
+def keep_nothing() -> KeepCalibration:
+    """Reads all copies, and keeps none: they are scored with adapters, too."""
+    return KeepCalibration(
+        export_hash="",
+        prompt_fingerprint=PLAIN.fingerprint,
+        threshold=1.0,
+        wanted_error=0.005,
+        confidence=0.95,
+        good=1,
+        flawed=600,
+        good_kept=0,
+        flawed_kept=0,
+    )
+
+
 class Graph:
     """The deployments with engines, without a gateway before them."""
 
     def __init__(self, config: GraphConfig) -> None:
         released = {
-            name: release.resolve(seat.source, config.tracking)
+            name: release.resolve(seat.source, config.tracking).model_copy(
+                update={"keep": keep_nothing()}
+            )
             for name, seat in config.seats.items()
         }
         correctors = app._correctors(config, released, probe.load_all(config), Corrector)
@@ -184,6 +202,8 @@ def test_one_engine_corrects_for_two_aligners_at_once(graph: Graph, writes: dict
 
     replies = asyncio.run(both())
     assert [text for text, _ in replies] == [*writes.values()] * 4
+    kept = [isinstance(end, Finished) and end.savings.kept for _, end in replies]
+    assert kept == [False] * len(replies)
     by = [end.by if isinstance(end, Finished) else end.reason for _, end in replies]
     assert by[0] != by[1] and set(by) == set(by[:2])
 

@@ -22,6 +22,13 @@ def test_the_engine_takes_its_sampling_from_us_alone() -> None:
     assert "enable_lora" not in arguments
 
 
+def test_what_was_read_is_found_again_in_small_pieces() -> None:
+    on_cpu = engine_settings.engine_arguments(EngineConfig(), context_tokens=256)
+    assert on_cpu["block_size"] == 32
+    on_gpu = engine_settings.engine_arguments(EngineConfig(num_gpus=1), context_tokens=256)
+    assert "block_size" not in on_gpu
+
+
 def test_drafting_is_a_number_in_the_config() -> None:
     arguments = engine_settings.engine_arguments(
         EngineConfig(copy_speculation_tokens=8, num_gpus=1), context_tokens=256, marks=[MARKS]
@@ -52,14 +59,26 @@ def test_an_aligner_on_a_cpu_drafts_unless_told_otherwise(
 
 
 @pytest.mark.parametrize(("ranks", "largest"), [([8], 8), ([4, 20], 32), ([1, 1, 1], 1)])
-def test_all_adapters_have_room_at_once(ranks: list[int], largest: int) -> None:
-    arguments = engine_settings.adapter_arguments(ranks)
+def test_all_adapters_have_room_at_once(ranks: list[int], largest: int, tmp_path: Path) -> None:
+    adapters = [adapter(tmp_path / str(number), rank) for number, rank in enumerate(ranks)]
+    arguments = engine_settings.adapter_arguments(adapters)
     assert (arguments["max_loras"], arguments["max_lora_rank"]) == (len(ranks), largest)
 
 
-def test_an_adapter_tells_its_rank(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 12}))
-    assert engine_settings.rank_of(tmp_path) == 12
+def test_only_layers_that_an_adapter_adds_to_are_wrapped(tmp_path: Path) -> None:
+    adapters = [
+        adapter(tmp_path / "one", 8, "q_proj", "v_proj"),
+        adapter(tmp_path / "two", 8, "down_proj", "q_proj"),
+    ]
+    arguments = engine_settings.adapter_arguments(adapters)
+    assert arguments["lora_target_modules"] == ["down_proj", "q_proj", "v_proj"]
+
+
+def adapter(folder: Path, rank: int, *layers: str) -> Path:
+    folder.mkdir()
+    told = {"r": rank, "target_modules": list(layers)}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    return folder
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,21 @@ from typing import Any
 
 import own_process
 import pytest
+import torch
 from ray import serve
+from transformers import AutoModelForCausalLM
 
 from aligner.adapters.hf_tokenizer import HfTokenizer
-from aligner.keeping import KeepCalibration
+from aligner.keeping import CopyScores, KeepCalibration
 from aligner.prompt import PLAIN
 from aligner.records import Triple, Turn
 from aligner.runtime_env import free_port
+from aligner.tokens import encode_prompt
 from aligner_serve import app, release
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.corrector import Corrector
 from aligner_serve.handles import CorrectorHandle
-from aligner_serve.pieces import Delta, Failed, Finished, Piece, Savings
+from aligner_serve.pieces import Delta, Failed, Finished, Piece, Reading, Savings
 from aligner_serve.probe import Probe
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -27,8 +30,8 @@ Given = tuple[str, str, tuple[Turn, ...]]
 Ended = tuple[str, Finished | Failed]
 """A correction's text and its end."""
 
-KEPT, DOUBTED, PLAINLY = "kept", "doubted", "plainly"
-"""Aligners of one engine: with KEEP, with a threshold that nothing reaches, and without."""
+KEPT, ALWAYS, DOUBTED, PLAINLY = "kept", "always", "doubted", "plainly"
+"""Aligners of one engine: with KEEP, with thresholds that all and nothing reach, and without."""
 
 
 def calibration(known_export: Any, threshold: float) -> KeepCalibration:
@@ -66,6 +69,12 @@ class Engine:
     def correct(self, name: str, given: Given, *, stream: bool = False) -> AsyncGenerator[Piece]:
         return self._handles[name].correct(*given, deadline_s=60, stream=stream)
 
+    async def ahead(self, given: Given, answer: str, *, tokens: int = 0) -> Reading:
+        question, _, history = given
+        return await self._handles[PLAINLY].ahead(
+            question, answer, history, tokens=tokens, deadline_s=60, session="s"
+        )
+
     def all_of(self, name: str, many: list[Given], *, stream: bool = False) -> list[Ended]:
         async def asked() -> list[Ended]:
             calls = [end_of(self.correct(name, given, stream=stream)) for given in many]
@@ -78,13 +87,15 @@ class Engine:
 def engine(known_export: Any) -> Iterator[Engine]:
     keeps = {
         KEPT: calibration(known_export, -0.5),
+        ALWAYS: calibration(known_export, -1000.0),
         DOUBTED: calibration(known_export, 1.0),
         PLAINLY: None,
     }
     aligner = {
         "source": {"kind": "path", "uri": known_export.uri},
         "engine": {"dtype": "float32"},
-        "sampling": {"max_tokens": 160},
+        "sampling": {"max_tokens": 240},
+        "prefill_ahead": {},
     }
     config = GraphConfig.model_validate(
         {
@@ -150,6 +161,36 @@ def test_an_answer_that_is_corrected_is_decoded_from_the_first_doubt_on(
         assert isinstance(end, Finished) and end.usage.completion_tokens == len(tokens)
 
 
+def test_what_is_read_ahead_is_read_once(engine: Engine, known_export: Any) -> None:
+    row = known_export.unchanged
+    # Nobody has asked this before.
+    new = (row.question, " ".join([row.answer] * 12), ())
+
+    async def grown() -> list[Reading]:
+        readings = [Reading("read")]
+        for share in (1, 2, 3, 4, 4):
+            answer = new[1][: len(new[1]) * share // 4]
+            readings.append(await engine.ahead(new, answer, tokens=readings[-1].tokens))
+        return readings[1:]
+
+    readings = asyncio.run(grown())
+    assert [one.result for one in readings].count("read") >= 3
+    assert (readings[-1].result, readings[-1].tokens >= 96) == ("nothing_new", True)
+    assert sum(one.computed for one in readings) == readings[-1].tokens
+
+
+def test_what_was_read_ahead_is_found_by_the_correction(engine: Engine, known_export: Any) -> None:
+    row = known_export.corrected
+
+    async def both() -> tuple[Reading, Ended]:
+        reading = await engine.ahead(given(row), row.answer)
+        return reading, await end_of(engine.correct(PLAINLY, given(row)))
+
+    reading, (text, end) = asyncio.run(both())
+    assert text == row.correction
+    assert savings_of(end).cached_tokens >= reading.tokens > 0
+
+
 def variants(row: Triple) -> list[Given]:
     """``row`` with other answers: cut, begun late, changed at every place, escaped and not."""
     answer, length = row.answer, len(row.answer)
@@ -180,6 +221,39 @@ def test_every_correction_is_the_one_that_plain_decoding_gives(
     # All of the ways: decoded whole, from somewhere inside, and not at all.
     assert {bool(one.trusted_tokens) for one in decoded} == {True, False}
     assert {bool(one.decode_steps) for one in decoded} == {True, False}
+
+
+def scores_of(known_export: Any, many: list[Given]) -> list[CopyScores]:
+    """What Transformers thinks of the copies."""
+    model = AutoModelForCausalLM.from_pretrained(known_export.uri, dtype=torch.float32)
+    tokenizer = HfTokenizer.load(known_export.uri)
+    found = []
+    for question, answer, history in many:
+        prompt = encode_prompt(question, answer, history, template=PLAIN, tokenizer=tokenizer)
+        copy = [*tokenizer.encode(PLAIN.frame.escape(answer)), tokenizer.eos_token_id]
+        with torch.inference_mode():
+            logits_TV = model(torch.tensor([[*prompt, *copy]])).logits[0, len(prompt) - 1 : -1]
+        logprobs_TV = logits_TV.log_softmax(-1)
+        chosen_T1 = logprobs_TV.gather(1, torch.tensor(copy)[:, None])
+        ranks_T = (logprobs_TV >= chosen_T1).sum(-1)
+        found.append(CopyScores(tuple(chosen_T1[:, 0].tolist()), tuple(ranks_T.tolist())))
+    return found
+
+
+def test_scores_are_those_of_the_model(engine: Engine, known_export: Any) -> None:
+    rows = [known_export.corrected, known_export.unchanged, known_export.multi_turn]
+    # A copy of more than 128 tokens is scored in pieces.
+    long = [(row.question, " ".join([row.answer] * 17), row.history) for row in rows]
+    many = [*(one for row in rows for one in variants(row)[:8] if one[1]), *long]
+    expected = scores_of(known_export, many)
+    assert max(len(one.ranks) for one in expected) > 128
+    kept = [savings_of(end) for _, end in engine.all_of(ALWAYS, many)]
+    assert [one.keep_score for one in kept] == pytest.approx(
+        [one.score for one in expected], abs=2e-3
+    )
+    for (_, end), scores in zip(engine.all_of(DOUBTED, many), expected, strict=True):
+        if isinstance(end, Finished):
+            assert end.savings.trusted_tokens == scores.trusted
 
 
 def test_what_is_asked_again_is_scored_again(engine: Engine, known_export: Any) -> None:
