@@ -46,6 +46,7 @@ def config(folder: Path, **changes: Any) -> BuildDatasetConfig:
         "max_failed_share": 0.5,
         "gates": {"max_copy_rate": 1.0},
         "replies": str(folder / "replies"),
+        "workers": 1,
         **changes,
     }
     return validate(BuildDatasetConfig, raw, where="test.yaml")
