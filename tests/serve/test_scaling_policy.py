@@ -217,7 +217,9 @@ def test_a_deployment_grows_by_itself_and_its_replicas_finish_what_they_have(
     """Few requests of many tokens, many of few, or some that wait; the others stay as they are."""
 
     async def load() -> None:
-        work = asyncio.gather(*(scaled.work(name, tokens, 12) for _ in range(requests)))
+        # Waits add replicas in two steps, and a busy machine takes seconds for the start of each.
+        seconds = 12 if tokens else 30
+        work = asyncio.gather(*(scaled.work(name, tokens, seconds) for _ in range(requests)))
         grown = await scaled.until(lambda running: running[name] == 3)
         assert {count for other, count in grown.items() if other != name} == {1}
         # These are long at work where a replica is told to end.
