@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from aligner.errors import ConfigError
-from aligner.keeping import KEEP_TAG, KeepCalibration, calibrate
-from aligner.reports import JudgedRow, read_calibration
+from aligner.keeping import KeepCalibration, calibrate
+from aligner.reports import JudgedRow, calibration_for
 from aligner_jobs.config.keeping import CalibrateKeep, Keep, StoredKeep
 from aligner_jobs.correct import NEVER
 from aligner_jobs.subject import Subject
@@ -23,12 +23,20 @@ def stored_calibration(subject: Subject, keep: Keep | None) -> KeepCalibration |
         case None | CalibrateKeep():
             return None
         case StoredKeep():
-            found = _found(subject, keep)
-            return found.require_export(
-                export_hash=subject.manifest.content_hash,
-                prompt_fingerprint=subject.manifest.prompt_fingerprint,
-                where=keep.calibration or subject.uri,
+            version = subject.version
+            where = version.uri if version else subject.uri
+            found = calibration_for(
+                subject.manifest,
+                report=keep.calibration,
+                tags=version.tags if version else {},
+                where=where,
             )
+            if found is None:
+                raise ConfigError(
+                    f"keep: {where} carries no calibration; name a report in keep.calibration, or "
+                    "evaluate the model with keep.kind=calibrate first."
+                )
+            return found
         case _:
             assert_never(keep)
 
@@ -57,15 +65,3 @@ def calibrated(
         wanted_error=keep.wanted_error,
         confidence=keep.confidence,
     )
-
-
-def _found(subject: Subject, keep: StoredKeep) -> KeepCalibration:
-    if keep.calibration is not None:
-        return read_calibration(keep.calibration)
-    version = subject.version
-    if version is None or (tag := version.tags.get(KEEP_TAG)) is None:
-        raise ConfigError(
-            f"keep: {version.uri if version else subject.uri} carries no calibration; name a "
-            "report in keep.calibration, or evaluate the model with keep.kind=calibrate first."
-        )
-    return KeepCalibration.from_tag(tag, where=version.uri)

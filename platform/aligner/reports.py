@@ -16,7 +16,7 @@ from aligner import artefacts
 from aligner.config import StrictModel
 from aligner.errors import DataError
 from aligner.judging import DIMENSIONS, Dimension, Judgement, is_perfect
-from aligner.keeping import KeepCalibration
+from aligner.keeping import KEEP_TAG, KeepCalibration
 from aligner.manifest import Manifest
 from aligner.metrics import similarity
 from aligner.records import Question
@@ -238,6 +238,33 @@ def read_calibration(uri: str) -> KeepCalibration:
     if report.keep is None:
         raise DataError(f"{uri}: has no calibration of KEEP; evaluate the model with keep set.")
     return report.keep.usable(where=uri)
+
+
+def calibration_for(
+    manifest: Manifest, *, report: str | None, tags: Mapping[str, str], where: str
+) -> KeepCalibration | None:
+    """The calibration of KEEP for the export of ``manifest``.
+
+    That of ``report`` where one is named, else the one among ``tags``, those of its version;
+    ``None`` where there is neither.
+
+    ``where`` is the version, or the export, for messages.
+
+    Raises:
+        DataError: It cannot be read, or found no threshold.
+        ContractMismatch: It was made with another export.
+    """
+    if report is not None:
+        found, where = read_calibration(report), report
+    elif (tag := tags.get(KEEP_TAG)) is not None:
+        found = KeepCalibration.from_tag(tag, where=where)
+    else:
+        return None
+    return found.require_export(
+        export_hash=manifest.content_hash,
+        prompt_fingerprint=manifest.prompt_fingerprint,
+        where=where,
+    )
 
 
 def _shares(rows: Sequence[JudgedRow]) -> dict[str, object]:

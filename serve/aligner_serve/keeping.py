@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from aligner import reports
 from aligner.errors import ConfigError
 from aligner.generation import Sampling
-from aligner.keeping import KEEP_TAG, CopyScores, KeepCalibration
+from aligner.keeping import CopyScores, KeepCalibration
 from aligner.manifest import Manifest
 from aligner_serve.config.aligner import KeepConfig
 from aligner_serve.engines import Read
@@ -80,19 +80,10 @@ def calibration_of(
         DataError: It cannot be read, or found no threshold.
         ContractMismatch: It was made with another export.
     """
-    if keep.calibration is not None:
-        where = keep.calibration
-        found = reports.read_calibration(where)
-    elif (tag := tags.get(KEEP_TAG)) is not None:
-        found = KeepCalibration.from_tag(tag, where=where)
-    else:
+    found = reports.calibration_for(manifest, report=keep.calibration, tags=tags, where=where)
+    if found is None:
         raise ConfigError(
             f"keep: {where} carries no calibration; run `aligner evaluate` with keep set on it, "
             "name a report that has one in keep.calibration, or remove keep."
         )
-    found.require_export(
-        export_hash=manifest.content_hash,
-        prompt_fingerprint=manifest.prompt_fingerprint,
-        where=where,
-    )
     return found.model_copy(update={"curve": ()})
