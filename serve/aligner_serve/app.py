@@ -1,4 +1,4 @@
-"""The graph: gateway -> upstreams and correctors, each a deployment of its own.
+"""The graph: gateway -> upstreams and correctors, in deployments of their own.
 
 ``serve run aligner_serve.app:build key=value`` and KubeRay's ``import_path`` find :func:`build`.
 No postponed annotations in this module: Serve reads the builder's signature to validate the
@@ -91,17 +91,16 @@ def _tracer(config: GraphConfig) -> Application | None:
 
 def _upstream(
     config: GraphConfig, name: str, upstream_engine: type[Any] = UpstreamEngine
-) -> Application:
+) -> Application | None:
+    """None where the gateway's replicas ask it themselves."""
     upstream = config.upstreams[name]
     match upstream:
-        case ApiUpstream():
-            deployment = serve.deployment(
-                name=f"upstream-{name}", **_options(config, upstream.scaling)
-            )
+        case ApiUpstream(scaling=scaling):
+            if scaling is None:
+                return None
+            deployment = serve.deployment(name=f"upstream-{name}", **_options(config, scaling))
             application: Application = _pinned(deployment(Upstream), name).bind(
-                name,
-                config.endpoint(name).model_dump(mode="json"),
-                upstream.model_dump(mode="json"),
+                name, config.endpoint(name), upstream
             )
             return application
         case EngineUpstream(scaling=scaling, engine=engine):

@@ -5,6 +5,7 @@ What nobody wants piece by piece comes in one message: a stream between processe
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from grpc import RpcError
@@ -32,10 +33,11 @@ class UpstreamHandle:
         self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
         """One answer; closing the generator cancels the request there."""
-        asked = sampling.model_dump(mode="json")
+        asked = partial(self._streaming.ask.remote, messages, sampling, deadline_s=deadline_s)
         if stream:
-            return _pieces(lambda: self._streaming.ask.remote(messages, asked, deadline_s, True))
-        return _whole(lambda: self._handle.ask_whole.remote(messages, asked, deadline_s))
+            return _pieces(partial(asked, stream=True))
+        whole = self._handle.ask_whole.remote
+        return _whole(partial(whole, messages, sampling, deadline_s=deadline_s))
 
 
 class CorrectorHandle:

@@ -118,7 +118,8 @@ def _start_serve(config: GraphConfig) -> None:
 
 def room(config: GraphConfig) -> int:
     """Logical CPUs for every replica that may be and, during an update, for its successor."""
-    scalings = [config.gateway, *(upstream.scaling for upstream in config.upstreams.values())]
+    scalings = [config.gateway]
+    scalings += [each.scaling for each in config.upstreams.values() if each.scaling is not None]
     scalings += [config.aligners[seat.aligner].scaling for seat in config.seats.values()]
     reserved = sum(scaling.max_replicas * scaling.num_cpus for scaling in scalings)
     return max(4, os.cpu_count() or 1, math.ceil(2 * reserved))

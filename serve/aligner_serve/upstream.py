@@ -1,9 +1,9 @@
-"""The upstream's deployment: one model behind one API, asked and never corrected here."""
+"""One model behind one API: in the gateway's process, or a deployment of its own."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Final
 
 from aligner.adapters.openai_http import OpenAIChat
 from aligner.failures import Failure
@@ -19,28 +19,24 @@ _GATHERED_S: Final = 0.05
 class Upstream:
     """Asks one model. What goes wrong is reported as data: it is the API's failure, not ours."""
 
-    def __init__(self, name: str, endpoint: dict[str, Any], settings: dict[str, Any]) -> None:
-        """``endpoint`` and ``settings`` are a dumped :class:`Endpoint` and :class:`ApiUpstream`;
-        ``name`` is what the graph calls it.
+    def __init__(self, name: str, endpoint: Endpoint, settings: ApiUpstream) -> None:
+        """``name`` is what the graph calls it.
 
         Raises:
             ConfigError: The variable that should hold the key is not set.
         """
         self._name = name
-        self._settings = ApiUpstream.model_validate(settings)
-        self._chat = OpenAIChat(Endpoint.model_validate(endpoint))
+        self._settings = settings
+        self._chat = OpenAIChat(endpoint)
 
     async def ask(
-        self, messages: Messages, sampling: dict[str, Any], deadline_s: float, stream: bool
+        self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
-        """One answer; ``sampling`` is a dumped :class:`Sampling`.
+        """One answer; without ``stream`` one that breaks off in the middle is asked for again.
 
-        Without ``stream`` it comes as one delta, and a reply that breaks off in the middle is
-        asked for again. Closing the generator closes the connection to the API.
+        Closing the generator closes the connection to the API.
         """
-        asked = self._ask(
-            messages, Sampling.model_validate(sampling), deadline_s=deadline_s, stream=stream
-        )
+        asked = self._ask(messages, sampling, deadline_s=deadline_s, stream=stream)
         waiting, given_at = "", 0.0
         now = asyncio.get_running_loop().time
         async with aclosing(asked) as pieces:
@@ -62,10 +58,10 @@ class Upstream:
                         yield Failed(piece.reason, piece.retry_after_s)
 
     async def ask_whole(
-        self, messages: Messages, sampling: dict[str, Any], deadline_s: float
+        self, messages: Messages, sampling: Sampling, *, deadline_s: float
     ) -> list[Piece]:
         """All that :meth:`ask` gives without ``stream``."""
-        return await gathered(self.ask(messages, sampling, deadline_s, False))
+        return await gathered(self.ask(messages, sampling, deadline_s=deadline_s, stream=False))
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -67,16 +67,15 @@ class UpstreamEngine:
             await engine.shutdown()
 
     async def ask(
-        self, messages: Messages, sampling: dict[str, Any], deadline_s: float, stream: bool
+        self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
-        """One answer; ``sampling`` is a dumped :class:`Sampling`."""
-        wanted = Sampling.model_validate(sampling)
+        """One answer; closing the generator ends the work on it."""
         try:
             prompt = self._prompt.encode(messages)
         except chat_prompt.Unsuitable:
             yield Failed(UNSUITABLE)
             return
-        room = min(wanted.max_tokens, self._context - len(prompt))
+        room = min(sampling.max_tokens, self._context - len(prompt))
         if room < 1:
             yield Failed(TOO_LONG)
             return
@@ -85,7 +84,7 @@ class UpstreamEngine:
             max_tokens=room,
             # Nobody knows how long an answer becomes.
             expected_tokens=room,
-            sampling=wanted,
+            sampling=sampling,
             end_ids=self._end_ids,
         )
         decoded = self._engine.decode(work, deadline_s=deadline_s, stream=stream)
@@ -94,10 +93,10 @@ class UpstreamEngine:
                 yield piece
 
     async def ask_whole(
-        self, messages: Messages, sampling: dict[str, Any], deadline_s: float
+        self, messages: Messages, sampling: Sampling, *, deadline_s: float
     ) -> list[Piece]:
         """All that :meth:`ask` gives without ``stream``."""
-        return await gathered(self.ask(messages, sampling, deadline_s, False))
+        return await gathered(self.ask(messages, sampling, deadline_s=deadline_s, stream=False))
 
     async def _answer(
         self, decoded: AsyncGenerator[Any], *, prompt_tokens: int

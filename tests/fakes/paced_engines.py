@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
+from aligner.generation import Messages, Sampling
 from aligner.records import Turn
 from aligner_serve.first_tokens import FirstTokens
 from aligner_serve.pieces import Delta, Finished, Piece, Usage, gathered
@@ -69,18 +70,18 @@ class PacedUpstream(PacedEngine):
         self._name = name
 
     async def ask(
-        self, messages: list[Any], sampling: dict[str, Any], deadline_s: float, stream: bool
+        self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
         """An answer of ``max_tokens`` words."""
-        words = ["word "] * sampling["max_tokens"]
+        words = ["word "] * sampling.max_tokens
         async for piece in self._work(_tokens(messages[-1]["content"]), words, self._name):
             yield piece
 
     async def ask_whole(
-        self, messages: list[Any], sampling: dict[str, Any], deadline_s: float
+        self, messages: Messages, sampling: Sampling, *, deadline_s: float
     ) -> list[Piece]:
         """As the real one."""
-        return await gathered(self.ask(messages, sampling, deadline_s, False))
+        return await gathered(self.ask(messages, sampling, deadline_s=deadline_s, stream=False))
 
 
 class PacedCorrector(PacedEngine):

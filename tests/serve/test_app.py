@@ -83,7 +83,8 @@ def test_without_an_engine_requests_alone_count() -> None:
 @pytest.mark.parametrize("name", ["gateway", "upstream-api", "upstream-own", "corrector-first"])
 def test_every_deployment_has_these_options(name: str) -> None:
     config = graph(
-        upstreams={"api": {}, "own": {"kind": "vllm", "model": "folder"}}, deadline_s=100
+        upstreams={"api": {"scaling": {}}, "own": {"kind": "vllm", "model": "folder"}},
+        deadline_s=100,
     )
     found = deployments(config)[name]
     assert 1 <= found.max_ongoing_requests <= 1000
@@ -93,6 +94,12 @@ def test_every_deployment_has_these_options(name: str) -> None:
     assert settings.max_surge_percent == 100
     assert settings.health_check_period_s == 2
     assert settings.autoscaling_config.policy.policy_function.endswith("LoadOfEngines")
+
+
+def test_an_api_without_scaling_is_asked_by_the_gateway_itself() -> None:
+    assert deployments(graph()).keys() == {"gateway", "corrector-first"}
+    apart = graph(upstreams={"api": {"scaling": {}}})
+    assert deployments(apart).keys() == {"gateway", "corrector-first", "upstream-api"}
 
 
 def test_time_to_finish_may_be_set_apart_from_the_deadline() -> None:
@@ -128,7 +135,7 @@ def test_an_aligner_that_reads_ahead_corrects_where_it_has_read() -> None:
     }
     assert routers["corrector-first"] == "StickyRouter"
     plain = "PowerOfTwoChoicesRequestRouter"
-    assert {routers[name] for name in ("corrector-third", "gateway", "upstream-api")} == {plain}
+    assert {routers[name] for name in ("corrector-third", "gateway")} == {plain}
 
 
 def test_deploying_imports_no_engine(tmp_path: Path) -> None:

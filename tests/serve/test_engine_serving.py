@@ -156,7 +156,9 @@ class Graph:
         assert correctors["polite"] is correctors["curt"]
         handle = serve.run(correctors["polite"], name="correctors", route_prefix=None)
         self.correctors = {name: CorrectorHandle(handle, name) for name in config.aligners}
-        self.engine = serve.run(app._upstream(config, "own"), name="own", route_prefix=None)
+        own = app._upstream(config, "own")
+        assert own is not None
+        self.engine = serve.run(own, name="own", route_prefix=None)
         self.upstream = UpstreamHandle(self.engine)
 
     def correct(self, name: str, *, stream: bool = False) -> AsyncGenerator[Piece]:

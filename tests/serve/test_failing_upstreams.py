@@ -11,7 +11,6 @@ from broken_api import ANSWER, RETRY_AFTER_S, Behaviour, BrokenApi
 from gateway_client import Client
 from unread import Unread
 
-from aligner.generation import Messages, Sampling
 from aligner.records import Turn
 from aligner_serve.asking import breakers_of, with_fallbacks
 from aligner_serve.config.graph import GraphConfig
@@ -42,18 +41,6 @@ BROKEN: Sequence[Behaviour] = (
     "busy",
     "fails",
 )
-
-
-class Direct:
-    """An upstream's deployment class in this process, without Ray between."""
-
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
-
-    def ask(
-        self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
-    ) -> AsyncGenerator[Piece]:
-        return self._upstream.ask(messages, sampling.model_dump(mode="json"), deadline_s, stream)
 
 
 class Shouting(Unread):
@@ -101,14 +88,10 @@ class Service(Client):
             }
         )
         self.breakers = breakers_of(self.config)
-        self._upstreams = [self._upstream(name) for name in self.config.upstreams]
-        direct = {
-            name: Direct(each)
-            for name, each in zip(self.config.upstreams, self._upstreams, strict=True)
-        }
+        self._upstreams = {name: self._upstream(name) for name in self.config.upstreams}
         gateway = Gateway(
             self.config,
-            upstreams=with_fallbacks(self.config, direct, self.breakers),
+            upstreams=with_fallbacks(self.config, self._upstreams, self.breakers),
             correctors={"loud": Shouting()},
             telemetry=Silent(),
         )
@@ -119,14 +102,13 @@ class Service(Client):
 
     async def _serve(self) -> None:
         await self._server.serve()
-        for upstream in self._upstreams:
+        for upstream in self._upstreams.values():
             await upstream.aclose()
 
     def _upstream(self, name: str) -> Upstream:
         settings = self.config.upstreams[name]
         assert isinstance(settings, ApiUpstream)
-        endpoint = self.config.endpoint(name).model_dump(mode="json")
-        return Upstream(name, endpoint, settings.model_dump(mode="json"))
+        return Upstream(name, self.config.endpoint(name), settings)
 
     def __enter__(self) -> "Service":
         self._thread.start()

@@ -84,8 +84,9 @@ def served() -> Iterator[Served]:
                 "base_url": bad.base_url,
                 "upstreams": {
                     "bad": fragile,
-                    "backed": {**fragile, "fallbacks": ["good"]},
-                    "patient": {"raw": True},
+                    # A deployment of its own changes nothing.
+                    "backed": {**fragile, "fallbacks": ["good"], "scaling": {}},
+                    "patient": {"raw": True, "scaling": {}},
                     "good": {"base_url": good.base_url, "raw": True},
                 },
                 "aligners": {"loud": {"source": {"kind": "path", "uri": "nowhere"}}},

@@ -45,7 +45,7 @@ def serving(
         config = {
             "port": free_port(),
             "base_url": simworld.base_url,
-            "upstreams": {"iron": {"sampling": {"temperature": 0.0, "seed": 0}}},
+            "upstreams": {"iron": {"sampling": {"temperature": 0.0, "seed": 0}, "scaling": {}}},
             "aligners": {
                 "known": {
                     "source": {"kind": "registry", "model": "known"},

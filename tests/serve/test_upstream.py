@@ -1,4 +1,4 @@
-"""The upstream's deployment class against real servers on loopback."""
+"""An upstream behind an API against real servers on loopback."""
 
 import asyncio
 
@@ -11,14 +11,14 @@ from aligner_serve.config.upstream import ApiUpstream
 from aligner_serve.pieces import Delta, Failed, Finished, Piece
 from aligner_serve.upstream import Upstream
 
-SAMPLING = Sampling(max_tokens=64, seed=0).model_dump(mode="json")
+SAMPLING = Sampling(max_tokens=64, seed=0)
 MESSAGES = [{"role": "user", "content": "What is the capital of Nowhere?"}]
 STREAMS = ApiUpstream()
 WHOLE = ApiUpstream(stream=False)
 
 
 def made(endpoint: Endpoint, settings: ApiUpstream = STREAMS) -> Upstream:
-    return Upstream("up", endpoint.model_dump(mode="json"), settings.model_dump(mode="json"))
+    return Upstream("up", endpoint, settings)
 
 
 def ask(
@@ -27,7 +27,8 @@ def ask(
     async def once() -> list[Piece]:
         upstream = made(endpoint, settings)
         try:
-            return [piece async for piece in upstream.ask(MESSAGES, SAMPLING, 10.0, stream)]
+            pieces = upstream.ask(MESSAGES, SAMPLING, deadline_s=10.0, stream=stream)
+            return [piece async for piece in pieces]
         finally:
             await upstream.aclose()
 

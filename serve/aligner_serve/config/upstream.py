@@ -80,8 +80,9 @@ class ApiUpstream(_Upstream):
     max_attempts: int = Field(default=2, ge=1)
     """The first included; a request's deadline ends them all."""
 
-    scaling: Scaling = Scaling(target_ongoing_requests=32, max_ongoing_requests=128)
-    """Of its deployment, which only waits for the API."""
+    scaling: Scaling | None = None
+    """Of a deployment of its own. Unset: the gateway's replicas ask the API themselves, which
+    spares each answer a way between processes."""
 
 
 class EngineUpstream(_Upstream):
