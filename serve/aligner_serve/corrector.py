@@ -6,7 +6,7 @@ what is decoded is exactly what training encoded.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,9 +75,15 @@ class Corrector:
     """One replica with one engine, which decodes for one aligner or, by adapters, for several."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, served: dict[str, Served], cache: str
+        self,
+        served: dict[str, Served],
+        cache: str,
+        *,
+        engine: Callable[..., Engine] = Engine,
     ) -> None:
         """``served`` are the aligners by name; how the engine is set up is said by the first.
+
+        ``engine`` makes it.
 
         Raises:
             DataError: An export is not to be had, or a file differs from its manifest.
@@ -100,7 +106,7 @@ class Corrector:
             folder = adapters.base_folder(settings.base, cache=cache)
             exports = {one.version: one.weights for one in self._aligners.values()}
             added = adapters.folders(exports, base=folder)
-        self._engine = Engine(
+        self._engine = engine(
             folder,
             settings,
             context_tokens=self._context,

@@ -114,6 +114,11 @@ def test_a_challenger_needs_an_engine_of_its_own(tmp_path: Path) -> None:
         ),
         ("aligners.fixer.challenger={kind: twin}", ["challenger", "'canary'", "'shadow'"]),
         ("aligners.fixer.scaling.min_replicas=2", ["raise max_replicas"]),
+        (
+            "aligners.fixer={source: {kind: path, uri: x}, prefill_ahead: {}, "
+            "scaling: {max_queued_requests: 8}}",
+            ["max_ongoing=8", "raise aligners.fixer.scaling.max_queued_requests"],
+        ),
         ("aligners.fixer.scaling.target_ongoing_requests=99", ["lower the target"]),
     ],
 )

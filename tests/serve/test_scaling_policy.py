@@ -170,7 +170,11 @@ class Scaled:
 
     async def work(self, name: str, tokens: int, seconds: float) -> list[int]:
         pieces = self.handles[name].options(stream=True).work.remote(tokens, seconds)
-        return [piece async for piece in pieces]
+        try:
+            return [piece async for piece in pieces]
+        except asyncio.CancelledError:
+            pieces.cancel()
+            raise
 
     def replicas(self) -> dict[str, int]:
         running = {}

@@ -118,6 +118,21 @@ class GraphConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _readings_leave_room_for_corrections(self) -> Self:
+        for name, aligner in self.aligners.items():
+            if aligner.prefill_ahead is None:
+                continue
+            most, host = aligner.prefill_ahead.max_ongoing, self.host_of(name)
+            places = self.aligners[host].scaling.max_queued_requests
+            if most >= places:
+                raise ValueError(
+                    f"aligners.{name}.prefill_ahead.max_ongoing={most}: readings could take all "
+                    f"{places} places of the queue that corrections wait in, too; lower it, or "
+                    f"raise aligners.{host}.scaling.max_queued_requests"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _others_need_a_key(self) -> Self:
         if self.is_open_to_others and self.access.keys is None:
             raise ValueError(
