@@ -112,6 +112,16 @@ def test_a_challenger_needs_an_engine_of_its_own(tmp_path: Path) -> None:
             "aligners.fixer.challenger={kind: canary, source: {kind: path, uri: x}, share: 1}",
             ["share", "less than 1"],
         ),
+        (
+            "aligners.fixer={source: {kind: path, uri: x}, keep: {calibration: y}, "
+            "challenger: {kind: shadow, source: {kind: registry, model: z}}}",
+            ["keep.calibration holds for one export", "leave it out"],
+        ),
+        (
+            "aligners.fixer={source: {kind: registry, model: x}, keep: {}, "
+            "challenger: {kind: canary, source: {kind: path, uri: y}}}",
+            ["a challenger of source.kind=path", "remove keep"],
+        ),
         ("aligners.fixer.challenger={kind: twin}", ["challenger", "'canary'", "'shadow'"]),
         ("aligners.fixer.scaling.min_replicas=2", ["raise max_replicas"]),
         (

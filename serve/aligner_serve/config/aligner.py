@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from aligner.config import StrictModel
 from aligner.generation import Sampling
 from aligner_serve.config.ahead import PrefillAheadConfig
-from aligner_serve.config.release import Challenger, ProbeConfig, Source
+from aligner_serve.config.release import Challenger, FromPath, ProbeConfig, Source
 from aligner_serve.config.scaling import EngineScaling
 
 FailurePolicy = Literal["passthrough", "block", "error"]
@@ -134,4 +134,20 @@ class AlignerConfig(StrictModel):
             )
         if self.challenger is not None:
             raise ValueError("a challenger needs engine.kind=own; remove it, or set that")
+        return self
+
+    @model_validator(mode="after")
+    def _a_challenger_brings_its_own_calibration(self) -> Self:
+        if self.keep is None or self.challenger is None:
+            return self
+        if self.keep.calibration is not None:
+            raise ValueError(
+                "keep.calibration holds for one export, and the challenger is another; leave it "
+                "out, so that each version brings its own, or remove the challenger"
+            )
+        if isinstance(self.challenger.source, FromPath):
+            raise ValueError(
+                "a challenger of source.kind=path brings no calibration, which keep asks for; take "
+                "it from the registry, or remove keep"
+            )
         return self
