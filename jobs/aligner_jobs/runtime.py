@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from aligner.runtime_env import (
     dev_runtime_env,
     free_port,
+    job_runtime_env,
     private_cluster,
     set_ray_defaults,
     worker_env,
@@ -42,7 +43,7 @@ def ray_session(*, num_cpus: int | None = None, quiet: bool = True) -> Iterator[
     address = os.environ.get("RAY_ADDRESS")
     ray.init(
         **({"address": address} if address else private_cluster(num_cpus=num_cpus)),
-        runtime_env={"env_vars": worker_env()},
+        runtime_env=job_runtime_env(),
         logging_level=logging.WARNING if quiet else logging.INFO,
         # What workers print is in Ray's own log files; here it would bury the progress bar.
         log_to_driver=not quiet,

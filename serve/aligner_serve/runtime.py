@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner.errors import AlignerError, ConfigError
-from aligner.runtime_env import private_cluster, set_ray_defaults, worker_env
+from aligner.runtime_env import job_runtime_env, private_cluster, set_ray_defaults
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.probe import Probe
 from aligner_serve.rollout import Releases
@@ -74,7 +74,7 @@ def ray_and_serve(config: GraphConfig) -> Iterator[None]:
 
         ray.init(
             **({"address": address} if address else private_cluster(num_cpus=room(config))),
-            runtime_env={"env_vars": worker_env()},
+            runtime_env=job_runtime_env(),
             logging_level=logging.WARNING,
             log_to_driver=False,
         )

@@ -1,10 +1,11 @@
 import os
+import pkgutil
 import signal
 from pathlib import Path
 
 import pytest
 
-from aligner.runtime_env import private_cluster
+from aligner.runtime_env import collect_rarely, job_runtime_env, private_cluster
 from aligner_jobs import runtime
 
 
@@ -24,6 +25,14 @@ def test_workers_know_where_s3_is_and_are_sent_no_key(monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, name.lower())
     told = {name: value for name, value in runtime.worker_env().items() if "AWS" in name}
     assert told == {"AWS_ENDPOINT_URL": "aws_endpoint_url", "AWS_REGION": "aws_region"}
+
+
+def test_workers_begin_our_way_unless_who_submitted_the_job_says_how(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert pkgutil.resolve_name(job_runtime_env()["worker_process_setup_hook"]) is collect_rarely
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert job_runtime_env() == {"env_vars": runtime.worker_env()}
 
 
 def test_a_private_cluster_is_never_the_one_that_somebody_else_has_started() -> None:
