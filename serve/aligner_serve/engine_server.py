@@ -44,7 +44,15 @@ def of(folder: Path, arguments: dict[str, Any], reserved: list[dict[str, float]]
             config.parallel_config.distributed_executor_backend = "uni"
             return super()._start_async_llm_engine(arguments, config, group)
 
-    return LLMServer.sync_init(
+    class Unreported(LLMServer):
+        """Else an actor that counts who uses what imports all of this once more, and is waited for,
+        even where Ray reports nothing."""
+
+        async def _start_engine(self) -> None:
+            assert self.engine is not None
+            await self.engine.start()
+
+    return Unreported.sync_init(
         LLMConfig(
             model_loading_config={"model_id": MODEL, "model_source": str(folder)},
             engine_kwargs=arguments,
