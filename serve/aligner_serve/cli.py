@@ -72,7 +72,7 @@ def _serve(config: "GraphConfig", ready_file: Path | None) -> None:
     """Check the releases, start everything, follow their aliases until a signal, end all."""
     from rich.console import Console
 
-    from aligner_serve import probe, release, runtime
+    from aligner_serve import counting, probe, release, runtime
     from aligner_serve.rollout import Rollout
 
     console = Console(stderr=True)
@@ -106,6 +106,7 @@ def _serve(config: "GraphConfig", ready_file: Path | None) -> None:
             registry=registry,
             cluster=cluster,
             say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+            told=counting.RolloutCounts(),
         )
         for serving in _follow(rollout, stop, every_s=config.watch_s if config.watched else None):
             if ready_file is not None:

@@ -165,6 +165,25 @@ class RayMetrics:
             )
 
 
+class RolloutCounts:
+    """Counts where aliases are followed, in the process that follows them."""
+
+    def __init__(self) -> None:
+        """Register the metric of this process."""
+        from ray.util import metrics
+
+        self._rollouts: Any = metrics.Counter(
+            "aligner_rollouts",
+            "Versions that an alias came to name, by what became of them (served, refused, "
+            "taken_back) and the kind of error.",
+            ("name", "result", "reason"),
+        )
+
+    def __call__(self, seat: str, result: str, reason: str) -> None:
+        """Count one; see :data:`aligner_serve.rollout.Told`."""
+        self._rollouts.inc(tags={"name": seat, "result": result, "reason": reason})
+
+
 def who(stage: StageReport) -> str:
     """Who did ``stage``: the upstream that answered, which may be a fallback, or the aligner."""
     return stage.by if stage.stage == "upstream" and stage.by else stage.name

@@ -7,7 +7,7 @@ and a registry is done by the callables that it is made with.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from aligner.errors import AlignerError
 from aligner_serve.release import Release
@@ -17,6 +17,17 @@ _LONGEST_PAUSE: Final = 64
 
 Releases = Mapping[str, Release]
 """What each seat of the graph serves: an aligner's own, or its challenger's."""
+
+
+Result = Literal["served", "refused", "taken_back"]
+"""``refused``: it never reached the cluster; ``taken_back``: it did, and the old one stayed."""
+
+Told = Callable[[str, Result, str], None]
+"""Hears of a seat what became of the version that its alias names, and of which error it died."""
+
+
+def untold(seat: str, result: Result, reason: str) -> None:
+    """Do nothing."""
 
 
 class Cluster(Protocol):
@@ -74,13 +85,18 @@ class Rollout:
         registry: Registry,
         cluster: Cluster,
         say: Callable[[str], None],
+        told: Told = untold,
     ) -> None:
-        """``serving`` runs already; those of its seats that are ``watched`` may change."""
+        """``serving`` runs already; those of its seats that are ``watched`` may change.
+
+        What is decided is said in sentences and told for counting, once each.
+        """
         self._seats = {name: _Seat(release) for name, release in serving.items()}
         self._watched = watched
         self._registry = registry
         self._cluster = cluster
         self._say = say
+        self._told = told
         self._must_restore = False
 
     @property
@@ -102,7 +118,7 @@ class Rollout:
         try:
             wanted = self._registry.resolve(name)
         except AlignerError as exc:
-            self._mention(seat, f"{name}: {seat.serving.version} stays: {exc}")
+            self._refuse(name, seat, exc)
             return False
         if wanted == seat.serving:
             seat.refused, seat.said, seat.failures, seat.pause = None, None, 0, 0
@@ -120,7 +136,7 @@ class Rollout:
         except AlignerError as exc:
             seat.failures += 1
             seat.pause = min(2**seat.failures, _LONGEST_PAUSE)
-            self._mention(seat, f"{name}: {seat.serving.version} stays: {exc}")
+            self._refuse(name, seat, exc)
             return False
         seat.said, seat.failures = None, 0
         return True
@@ -133,10 +149,12 @@ class Rollout:
         except AlignerError as exc:
             seat.refused = wanted
             self._say(f"{name}: {wanted.version} is taken back, {before.version} stays: {exc}")
+            self._told(name, "taken_back", type(exc).__name__)
             self._restore()
             return False
         seat.serving, seat.refused = wanted, None
         self._say(f"{name}: {wanted.version} corrects now")
+        self._told(name, "served", "")
         return True
 
     def _restore(self) -> None:
@@ -150,7 +168,9 @@ class Rollout:
             return
         self._must_restore = False
 
-    def _mention(self, seat: _Seat, sentence: str) -> None:
+    def _refuse(self, name: str, seat: _Seat, exc: AlignerError) -> None:
+        sentence = f"{name}: {seat.serving.version} stays: {exc}"
         if sentence != seat.said:
             seat.said = sentence
             self._say(sentence)
+            self._told(name, "refused", type(exc).__name__)

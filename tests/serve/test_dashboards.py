@@ -51,6 +51,14 @@ def test_what_is_counted_is_shown() -> None:
     assert ours <= shown
 
 
+def test_each_saving_is_shown() -> None:
+    source = (ROOT / "serve" / "aligner_serve" / "counting.py").read_text()
+    kinds = set(re.findall(r'"(\w+)", savings\.', source))
+    assert {"kept_answers", "trusted_tokens", "cached_tokens", "decode_steps"} <= kinds
+    shown = " ".join(expressions())
+    assert not {kind for kind in kinds if f'kind="{kind}"' not in shown}
+
+
 def test_panels_do_not_lie_on_one_another() -> None:
     board: dict[str, Any] = json.loads((INFRA / "grafana" / "serving.json").read_text())
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]

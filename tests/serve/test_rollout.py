@@ -56,6 +56,7 @@ class Graph:
     def __init__(self, *seats: str) -> None:
         self.registry, self.cluster = Registry(), Cluster()
         self.said: list[str] = []
+        self.told: list[tuple[str, str, str]] = []
         self.registry.alias = {seat: version(1) for seat in seats}
         self.rollout = Rollout(
             {seat: version(1) for seat in seats},
@@ -63,6 +64,7 @@ class Graph:
             registry=self.registry,
             cluster=self.cluster,
             say=self.said.append,
+            told=lambda *one: self.told.append(one),
         )
 
     def look(self, *, times: int = 1) -> bool:
@@ -92,6 +94,7 @@ def test_a_moved_alias_is_fetched_and_rolled_out_once(graph: Graph) -> None:
     assert graph.registry.fetched == ["models:/fixer/2"]
     assert graph.cluster.aims == [{"a": "models:/fixer/1", "b": "models:/fixer/2"}]
     assert graph.said[-1] == "b: models:/fixer/2 corrects now"
+    assert graph.told == [("b", "served", "")]
 
 
 def test_moving_it_back_is_a_rollout_like_any_other(graph: Graph) -> None:
@@ -109,6 +112,7 @@ def test_a_version_that_fails_is_taken_back_said_once_and_not_tried_again(graph:
     assert (first["a"], second["a"]) == ("models:/fixer/2", "models:/fixer/1")
     (told,) = [line for line in graph.said if "taken back" in line]
     assert "passed 0 of 3 pairs" in told and "models:/fixer/1 stays" in told
+    assert graph.told == [("a", "taken_back", "GateRefused")]
 
 
 def test_it_is_tried_again_when_the_alias_has_been_elsewhere(graph: Graph) -> None:
@@ -129,6 +133,7 @@ def test_files_that_cannot_be_had_never_reach_the_cluster(graph: Graph) -> None:
     assert not graph.look(times=30)
     assert graph.cluster.aims == []
     assert len(graph.said) == 1 and "models:/fixer/1 stays" in graph.said[0]
+    assert graph.told == [("a", "refused", "DataError")]
     # They are large: each time it waits twice as long.
     assert len(graph.registry.fetched) == 4
 
