@@ -17,7 +17,7 @@ from aligner.answer_marks import marks_of_all
 from aligner.frame import Frame
 from aligner.keeping import KeepCalibration
 from aligner.prompt import PromptTemplate
-from aligner.records import Turn
+from aligner.records import Question
 from aligner.tokens import Tokenizer, encode_begun_prompt, encode_prompt
 from aligner_serve import adapters, probe, release
 from aligner_serve.begun import read_ahead
@@ -133,20 +133,18 @@ class Corrector:
             await engine.shutdown()
 
     async def correct(
-        self,
-        aligner: str,
-        question: str,
-        answer: str,
-        history: tuple[Turn, ...],
-        deadline_s: float,
-        stream: bool,
+        self, aligner: str, question: Question, answer: str, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
         """Decode one correction; without ``stream`` its text comes as a single delta."""
         clock = asyncio.get_running_loop().time
         until = clock() + deadline_s
         one = self._aligners[aligner]
         prompt = encode_prompt(
-            question, answer, history, template=one.template, tokenizer=one.tokenizer
+            question.question,
+            answer,
+            question.history,
+            template=one.template,
+            tokenizer=one.tokenizer,
         )
         copy = one.tokenizer.encode(one.template.frame.escape(answer))
         room = release.room_tokens(
@@ -194,24 +192,15 @@ class Corrector:
                 yield piece
 
     async def correct_whole(
-        self,
-        aligner: str,
-        question: str,
-        answer: str,
-        history: tuple[Turn, ...],
-        deadline_s: float,
+        self, aligner: str, question: Question, answer: str, *, deadline_s: float
     ) -> list[Piece]:
         """All that :meth:`correct` gives without ``stream``."""
-        return await gathered(self.correct(aligner, question, answer, history, deadline_s, False))
+        return await gathered(
+            self.correct(aligner, question, answer, deadline_s=deadline_s, stream=False)
+        )
 
     async def ahead(
-        self,
-        aligner: str,
-        question: str,
-        answer: str,
-        history: tuple[Turn, ...],
-        tokens: int,
-        deadline_s: float,
+        self, aligner: str, question: Question, answer: str, *, tokens: int, deadline_s: float
     ) -> Reading:
         """Read a prompt whose answer is still being written, unless there is too much to do."""
         one = self._aligners[aligner]
@@ -219,7 +208,11 @@ class Corrector:
         if settings is None or self._engine.queued_tokens > settings.max_queued_tokens:
             return Reading("loaded", tokens)
         begun = encode_begun_prompt(
-            question, answer, history, template=one.template, tokenizer=one.tokenizer
+            question.question,
+            answer,
+            question.history,
+            template=one.template,
+            tokenizer=one.tokenizer,
         )
         return await read_ahead(
             self._engine,
@@ -249,9 +242,9 @@ class Corrector:
     async def _examine(self, name: str, examined: probe.Probe) -> None:
         one = self._aligners[name]
 
-        def correct(question: str, answer: str, history: tuple[Turn, ...]) -> AsyncGenerator[Piece]:
+        def correct(question: Question, answer: str) -> AsyncGenerator[Piece]:
             limit_s = one.config.timeout_s
-            return self.correct(name, question, answer, history, limit_s, False)
+            return self.correct(name, question, answer, deadline_s=limit_s, stream=False)
 
         await probe.examine(correct, examined, version=one.version)
 

@@ -9,6 +9,7 @@ from typing import Literal
 from fastapi.responses import JSONResponse, Response
 
 from aligner.generation import Sampling, chat_messages
+from aligner.records import Question
 from aligner_serve import replies, responses, wire
 from aligner_serve.ahead import ReadingTold, untold
 from aligner_serve.callers import ANYBODY, Caller
@@ -67,14 +68,14 @@ class Gateway:
         """``/v1/chat/completions``, plain or streamed."""
         if refusal := self._refusal(request.model, len(request.messages), context):
             return refusal
-        asked = Asked(request.question, request.history, request.upstream_messages)
+        asked = Asked(request.asked, request.upstream_messages)
         return await self._answer(request, [asked], "chat", context)
 
     async def complete(self, request: wire.CompletionRequest, context: Context) -> Response:
         """``/v1/completions``, plain or streamed."""
         if refusal := self._refusal(request.model, len(request.questions), context):
             return refusal
-        asked = [Asked(one, (), chat_messages(one)) for one in request.questions]
+        asked = [Asked(Question(one), chat_messages(one)) for one in request.questions]
         return await self._answer(request, asked, "completions", context)
 
     async def correct(self, request: wire.CorrectionRequest, context: Context) -> Response:
@@ -82,7 +83,7 @@ class Gateway:
         name = self._aligner(request.model)
         if name is None:
             return self._unknown(str(request.model), self._aligners)
-        if refusal := self._refusal(name, len(request.turns), context):
+        if refusal := self._refusal(name, len(request.history), context):
             return refusal
         end = await self._correction(request, name, context)
         if isinstance(end, Trouble):
@@ -96,7 +97,7 @@ class Gateway:
         name = self._aligner(request.model)
         if name is None:
             return self._unknown(str(request.model), self._aligners)
-        most = max(len(request.pairs), *(len(pair.turns) for pair in request.pairs))
+        most = max(len(request.pairs), *(len(pair.history) for pair in request.pairs))
         if refusal := self._refusal(name, most, context):
             return refusal
         async with asyncio.TaskGroup() as group:
@@ -167,7 +168,7 @@ class Gateway:
         return responses.reply(body, answered[0][0])
 
     async def _correction(self, pair: wire.Pair, name: str, context: Context) -> Reply | Trouble:
-        asked = Asked(pair.question, pair.turns, [])
+        asked = Asked(pair.asked, [])
         plan = self._plans.correction(asked, pair.answer, self._aligners[name])
         end = await plan.respond()
         self._ended("corrections", name, context, [asked], end, shown=False)
@@ -204,7 +205,7 @@ class Gateway:
                 caller=context.caller,
                 end=end,
                 similarity=told.similarity if told else None,
-                question="\n\n".join(one.question for one in asked),
+                question="\n\n".join(one.question.question for one in asked),
             )
         )
         return told

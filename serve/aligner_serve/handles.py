@@ -4,7 +4,7 @@ What nobody wants piece by piece comes in one message: a stream between processe
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from aligner.generation import Messages, Sampling
-from aligner.records import Turn
+from aligner.records import Question
 from aligner_serve.pieces import BUSY, READ_NOTHING, UNAVAILABLE, Delta, Failed, Piece, Reading
 
 _TRIES: Final = 2
@@ -33,9 +33,9 @@ class UpstreamHandle:
         self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
         """One answer; closing the generator cancels the request there."""
-        asked = partial(self._streaming.ask.remote, messages, sampling, deadline_s=deadline_s)
         if stream:
-            return _pieces(partial(asked, stream=True))
+            asked = partial(self._streaming.ask.remote, stream=True)
+            return _pieces(partial(asked, messages, sampling, deadline_s=deadline_s))
         whole = self._handle.ask_whole.remote
         return _whole(partial(whole, messages, sampling, deadline_s=deadline_s))
 
@@ -49,38 +49,25 @@ class CorrectorHandle:
         self._streaming = handle.options(stream=True)
 
     def correct(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        deadline_s: float,
-        stream: bool,
-        session: str = "",
+        self, question: Question, answer: str, *, deadline_s: float, stream: bool, session: str = ""
     ) -> AsyncGenerator[Piece]:
         """One correction; closing the generator cancels it there."""
-        asked = (self._aligner, question, answer, tuple(history), deadline_s)
         handle = self._streaming if stream else self._handle
         if session:
             handle = handle.options(session_id=session)
         if stream:
-            return _pieces(lambda: handle.correct.remote(*asked, True))
-        return _whole(lambda: handle.correct_whole.remote(*asked))
+            asked = partial(handle.correct.remote, stream=True)
+            return _pieces(partial(asked, self._aligner, question, answer, deadline_s=deadline_s))
+        whole = handle.correct_whole.remote
+        return _whole(partial(whole, self._aligner, question, answer, deadline_s=deadline_s))
 
     async def ahead(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        tokens: int,
-        deadline_s: float,
-        session: str,
+        self, question: Question, answer: str, *, tokens: int, deadline_s: float, session: str
     ) -> Reading:
         """Read the beginning of a pair; cancelling ends the work on it there."""
         handle = self._handle.options(session_id=session)
         response = handle.ahead.remote(
-            self._aligner, question, answer, tuple(history), tokens, deadline_s
+            self._aligner, question, answer, tokens=tokens, deadline_s=deadline_s
         )
         try:
             reading: Reading = await response

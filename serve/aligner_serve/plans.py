@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from aligner.generation import Messages, Sampling
-from aligner.records import Turn
+from aligner.records import Question
 from aligner_serve.ahead import Ahead, ReadingTold, overheard
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.upstream import ApiUpstream, EngineUpstream
@@ -20,8 +20,7 @@ from aligner_serve.stages import AskableCorrector, AskableUpstream
 class Asked:
     """A question as both stages get it."""
 
-    question: str
-    history: tuple[Turn, ...]
+    question: Question
     messages: Messages
 
 
@@ -124,7 +123,6 @@ class Plans:
             return await corrector.ahead(
                 asked.question,
                 answer,
-                asked.history,
                 tokens=tokens,
                 deadline_s=settings.timeout_s,
                 session=session,
@@ -133,7 +131,8 @@ class Plans:
         return Ahead(
             read,
             settings=settings.prefill_ahead,
-            chars_before=len(asked.question) + sum(len(turn.text) for turn in asked.history),
+            chars_before=len(asked.question.question)
+            + sum(len(turn.text) for turn in asked.question.history),
             places=self._places[name],
             told=partial(self._read_ahead, name),
         )
@@ -143,12 +142,7 @@ class Plans:
 
         def correct(answer: str, deadline_s: float) -> AsyncGenerator[Piece]:
             return corrector.correct(
-                asked.question,
-                answer,
-                asked.history,
-                deadline_s=deadline_s,
-                stream=stream,
-                session=session,
+                asked.question, answer, deadline_s=deadline_s, stream=stream, session=session
             )
 
         return Step(name, correct, settings.timeout_s, settings.on_failure, settings.rounds)

@@ -15,7 +15,7 @@ from aligner import artefacts
 from aligner.config import StrictModel
 from aligner.errors import DataError, GateRefused
 from aligner.metrics import similarity
-from aligner.records import Triple, Turn, from_columns
+from aligner.records import Question, Triple, Turn, from_columns
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.release import ProbeConfig
 from aligner_serve.pieces import BUSY, TIMEOUT, UNAVAILABLE, Delta, Failed, Finished, Piece
@@ -25,8 +25,8 @@ _AT_ONCE: Final = 8
 _BROKEN: Final = (BUSY, TIMEOUT, UNAVAILABLE)
 """Reasons that speak of the engine and not of the pair."""
 
-Correct = Callable[[str, str, tuple[Turn, ...]], AsyncGenerator[Piece]]
-"""Corrects the answer to a question with its history."""
+Correct = Callable[[Question, str], AsyncGenerator[Piece]]
+"""Corrects the answer to a question."""
 
 
 class Pair(StrictModel):
@@ -39,9 +39,10 @@ class Pair(StrictModel):
     """Role and text of each turn."""
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
-        """The history as records."""
-        return tuple(Turn(role, text) for role, text in self.history)  # type: ignore[arg-type]
+    def asked(self) -> Question:
+        """The question as a record."""
+        turns = (Turn(role, text) for role, text in self.history)  # type: ignore[arg-type]
+        return Question(self.question, tuple(turns))
 
 
 class Probe(StrictModel):
@@ -142,7 +143,7 @@ async def _mark_all(correct: Correct, probe: Probe) -> list[_Mark]:
 async def _mark(correct: Correct, pair: Pair, number: int, min_similarity: float) -> _Mark:
     """No text goes into the mark: it is told in logs."""
     text, end = "", None
-    async with aclosing(correct(pair.question, pair.answer, pair.turns)) as pieces:
+    async with aclosing(correct(pair.asked, pair.answer)) as pieces:
         async for piece in pieces:
             match piece:
                 case Delta(text=more):

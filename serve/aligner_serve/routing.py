@@ -6,13 +6,13 @@ Both are correctors around two others, so that the gateway need not know of them
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from aligner.metrics import similarity
-from aligner.records import Turn
+from aligner.records import Question
 from aligner_serve.pieces import BUSY, TIMEOUT, UNAVAILABLE, Delta, Failed, Finished, Piece, Reading
 from aligner_serve.stages import AskableCorrector
 
@@ -56,22 +56,15 @@ class Canary:
         self._share = share
 
     async def correct(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        deadline_s: float,
-        stream: bool,
-        session: str = "",
+        self, question: Question, answer: str, *, deadline_s: float, stream: bool, session: str = ""
     ) -> AsyncGenerator[Piece]:
         """One correction; a challenger that cannot be reached costs nothing but its turn."""
         clock = asyncio.get_running_loop().time
         until = clock() + deadline_s
-        if self._is_tried(question, history):
+        if self._is_tried(question):
             given = False
             tried = self._challenger.correct(
-                question, answer, history, deadline_s=deadline_s, stream=stream, session=session
+                question, answer, deadline_s=deadline_s, stream=stream, session=session
             )
             async with aclosing(tried) as pieces:
                 async for piece in pieces:
@@ -83,34 +76,27 @@ class Canary:
                     return
         left_s = max(0.0, until - clock())
         corrected = self._champion.correct(
-            question, answer, history, deadline_s=left_s, stream=stream, session=session
+            question, answer, deadline_s=left_s, stream=stream, session=session
         )
         async with aclosing(corrected) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def ahead(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        tokens: int,
-        deadline_s: float,
-        session: str,
+        self, question: Question, answer: str, *, tokens: int, deadline_s: float, session: str
     ) -> Reading:
         """By the version that is to correct the pair."""
-        who = self._challenger if self._is_tried(question, history) else self._champion
+        who = self._challenger if self._is_tried(question) else self._champion
         return await who.ahead(
-            question, answer, history, tokens=tokens, deadline_s=deadline_s, session=session
+            question, answer, tokens=tokens, deadline_s=deadline_s, session=session
         )
 
     async def check_health(self) -> bool:
         """Of the champion, who stands in for the challenger."""
         return await self._champion.check_health()
 
-    def _is_tried(self, question: str, history: Sequence[Turn]) -> bool:
-        first = history[0].text if history else question
+    def _is_tried(self, question: Question) -> bool:
+        first = question.history[0].text if question.history else question.question
         return drawn(self._aligner, first, share=self._share)
 
 
@@ -143,19 +129,12 @@ class Shadow:
         self._ongoing: set[asyncio.Task[None]] = set()
 
     async def correct(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        deadline_s: float,
-        stream: bool,
-        session: str = "",
+        self, question: Question, answer: str, *, deadline_s: float, stream: bool, session: str = ""
     ) -> AsyncGenerator[Piece]:
         """The champion's correction, piece by piece as it comes."""
         text = ""
         corrected = self._champion.correct(
-            question, answer, history, deadline_s=deadline_s, stream=stream, session=session
+            question, answer, deadline_s=deadline_s, stream=stream, session=session
         )
         async with aclosing(corrected) as pieces:
             async for piece in pieces:
@@ -164,24 +143,17 @@ class Shadow:
                         text += more
                     case Finished(by=by) if random.random() < self._share:
                         again = self._challenger.correct(
-                            question, answer, history, deadline_s=deadline_s, stream=False
+                            question, answer, deadline_s=deadline_s, stream=False
                         )
                         self._practise(again, champion=by, text=text, deadline_s=deadline_s)
                 yield piece
 
     async def ahead(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        tokens: int,
-        deadline_s: float,
-        session: str,
+        self, question: Question, answer: str, *, tokens: int, deadline_s: float, session: str
     ) -> Reading:
         """By the champion: nobody waits for the other."""
         return await self._champion.ahead(
-            question, answer, history, tokens=tokens, deadline_s=deadline_s, session=session
+            question, answer, tokens=tokens, deadline_s=deadline_s, session=session
         )
 
     async def check_health(self) -> bool:

@@ -1,10 +1,10 @@
 """What the gateway needs of upstreams and correctors, wherever they are."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from aligner.generation import Messages, Sampling
-from aligner.records import Turn
+from aligner.records import Question
 from aligner_serve.pieces import Piece, Reading
 
 
@@ -21,14 +21,7 @@ class AskableCorrector(Protocol):
     """What the gateway needs of a corrector."""
 
     def correct(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        deadline_s: float,
-        stream: bool,
-        session: str = "",
+        self, question: Question, answer: str, *, deadline_s: float, stream: bool, session: str = ""
     ) -> AsyncGenerator[Piece]:
         """One correction within ``deadline_s``; without ``stream`` it may come as one delta.
 
@@ -36,14 +29,7 @@ class AskableCorrector(Protocol):
         """
 
     async def ahead(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        tokens: int,
-        deadline_s: float,
-        session: str,
+        self, question: Question, answer: str, *, tokens: int, deadline_s: float, session: str
     ) -> Reading:
         """Read a pair of which ``answer`` is only the beginning; raises nothing.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from aligner.generation import Messages, Sampling
-from aligner.records import Turn
+from aligner.records import Question, Turn
 
 MAX_CHOICES: Final = 16
 """Answers to one request."""
@@ -140,18 +140,14 @@ class ChatRequest(_Generation):
         return self
 
     @property
-    def question(self) -> str:
-        """What is asked."""
-        return self.messages[-1].text
-
-    @property
-    def history(self) -> tuple[Turn, ...]:
-        """Earlier turns of the conversation; the system's messages are the upstream's alone."""
-        return tuple(
+    def asked(self) -> Question:
+        """What is asked; the system's messages are the upstream's alone."""
+        history = tuple(
             Turn(message.role, message.text)
             for message in self.messages[:-1]
             if message.role == "user" or message.role == "assistant"
         )
+        return Question(self.messages[-1].text, history)
 
     @property
     def upstream_messages(self) -> Messages:
@@ -199,9 +195,10 @@ class Pair(_Strict):
     history: list[PastTurn] = []
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
-        """The history as the prompt takes it."""
-        return tuple(Turn(turn.role, turn.content) for turn in self.history)
+    def asked(self) -> Question:
+        """The question as the prompt takes it."""
+        history = tuple(Turn(turn.role, turn.content) for turn in self.history)
+        return Question(self.question, history)
 
 
 class CorrectionRequest(Pair):

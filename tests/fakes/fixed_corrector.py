@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from aligner.records import Turn
+from aligner.records import Question
 from aligner_serve.pieces import Delta, Finished, Piece, Usage, gathered
 
 LATENCY_ENV = "FIXED_CORRECTOR_LATENCY_S"
@@ -23,13 +23,7 @@ class FixedCorrector:
         """Always well."""
 
     async def correct(
-        self,
-        aligner: str,
-        question: str,
-        answer: str,
-        history: tuple[Turn, ...],
-        deadline_s: float,
-        stream: bool,
+        self, aligner: str, question: Question, answer: str, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
         """The answer again, behind the time at which its first piece was ready."""
         await asyncio.sleep(self._latency_s)
@@ -40,12 +34,9 @@ class FixedCorrector:
         yield Finished(Usage(30, 20), by="models:/fixed/1")
 
     async def correct_whole(
-        self,
-        aligner: str,
-        question: str,
-        answer: str,
-        history: tuple[Turn, ...],
-        deadline_s: float,
+        self, aligner: str, question: Question, answer: str, *, deadline_s: float
     ) -> list[Piece]:
         """As the real one."""
-        return await gathered(self.correct(aligner, question, answer, history, deadline_s, False))
+        return await gathered(
+            self.correct(aligner, question, answer, deadline_s=deadline_s, stream=False)
+        )

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from unread import Unread
 
 from aligner.feedback import FeedbackRow
 from aligner.generation import Messages, Sampling
-from aligner.records import Turn
+from aligner.records import Question
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.feedback_store import Kept
 from aligner_serve.gateway import Gateway
@@ -79,14 +79,7 @@ class FixedCorrector(Unread):
         self._name, self._latency_s = name, latency_s
 
     async def correct(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        deadline_s: float,
-        stream: bool,
-        session: str = "",
+        self, question: Question, answer: str, *, deadline_s: float, stream: bool, session: str = ""
     ) -> AsyncGenerator[Piece]:
         """One correction; ``broken`` and ``strict`` have none."""
         await asyncio.sleep(self._latency_s)

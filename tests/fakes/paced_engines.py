@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from aligner.generation import Messages, Sampling
-from aligner.records import Turn
+from aligner.records import Question
 from aligner_serve.first_tokens import FirstTokens
 from aligner_serve.pieces import Delta, Finished, Piece, Usage, gathered
 from aligner_serve.scaling_policy import FIRST_TOKEN_S, QUEUED_TOKENS
@@ -92,29 +92,22 @@ class PacedCorrector(PacedEngine):
         super().__init__()
 
     async def correct(
-        self,
-        aligner: str,
-        question: str,
-        answer: str,
-        history: tuple[Turn, ...],
-        deadline_s: float,
-        stream: bool,
+        self, aligner: str, question: Question, answer: str, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
         """The answer again, in other words."""
         words = ["better "] * len(answer.split())
-        async for piece in self._work(_tokens(question) + len(words), words, "models:/paced/1"):
+        async for piece in self._work(
+            _tokens(question.question) + len(words), words, "models:/paced/1"
+        ):
             yield piece
 
     async def correct_whole(
-        self,
-        aligner: str,
-        question: str,
-        answer: str,
-        history: tuple[Turn, ...],
-        deadline_s: float,
+        self, aligner: str, question: Question, answer: str, *, deadline_s: float
     ) -> list[Piece]:
         """As the real one."""
-        return await gathered(self.correct(aligner, question, answer, history, deadline_s, False))
+        return await gathered(
+            self.correct(aligner, question, answer, deadline_s=deadline_s, stream=False)
+        )
 
 
 def _tokens(text: str) -> int:

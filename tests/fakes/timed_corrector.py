@@ -6,6 +6,7 @@ import time
 import random_models
 
 from aligner.generation import Sampling
+from aligner.records import Question
 from aligner_serve.corrector import Corrector
 from aligner_serve.engines import Decoding, Read
 from aligner_serve.pieces import Finished
@@ -27,7 +28,7 @@ class TimedCorrector(Corrector):
             random_models.text_of(draw(n)) for n in (_QUESTION_TOKENS, answer_tokens)
         )
         began = time.perf_counter()
-        pieces = await self.correct_whole("keeps", question, answer, (), 300)
+        pieces = await self.correct_whole("keeps", Question(question), answer, deadline_s=300)
         kept_ms = 1000 * (time.perf_counter() - began)
         end = pieces[-1]
         assert isinstance(end, Finished) and end.savings.kept and not end.savings.decode_steps

@@ -14,7 +14,7 @@ from unread import Unread
 
 from aligner.errors import ConfigError
 from aligner.generation import Messages, Sampling
-from aligner.records import Turn
+from aligner.records import Question
 from aligner_serve import keys
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.gateway import Gateway
@@ -38,14 +38,7 @@ class Echo(Unread):
         yield Finished(Usage(40, 10), by="up")
 
     async def correct(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        deadline_s: float,
-        stream: bool,
-        session: str = "",
+        self, question: Question, answer: str, *, deadline_s: float, stream: bool, session: str = ""
     ) -> AsyncGenerator[Piece]:
         yield Delta(answer)
         yield Finished(Usage(40, 10), by="models:/fixer/1")

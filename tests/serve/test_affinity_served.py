@@ -5,13 +5,12 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Iterator
-from typing import Any
 
 import own_process
 import pytest
 from ray import serve
 
-from aligner.records import Turn
+from aligner.records import Question
 from aligner.runtime_env import free_port
 from aligner_serve import affinity
 from aligner_serve.config.graph import GraphConfig
@@ -33,36 +32,27 @@ class Names:
         """Always well."""
 
     async def ahead(
-        self, aligner: str, question: str, answer: str, history: Any, tokens: int, deadline_s: float
+        self, aligner: str, question: Question, answer: str, *, tokens: int, deadline_s: float
     ) -> Reading:
-        if question == "Die.":
+        if question.question == "Die.":
             os.kill(os.getpid(), signal.SIGKILL)
-        self.ahead_of.append(question)
+        self.ahead_of.append(question.question)
         return Reading("read", tokens + len(answer), os.getpid())
 
     async def correct(
-        self,
-        aligner: str,
-        question: str,
-        answer: str,
-        history: tuple[Turn, ...],
-        deadline_s: float,
-        stream: bool,
+        self, aligner: str, question: Question, answer: str, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
         # Long enough for others to come meanwhile.
         await asyncio.sleep(0.01)
-        yield Delta(f"{os.getpid()} {self.ahead_of.count(question)}")
+        yield Delta(f"{os.getpid()} {self.ahead_of.count(question.question)}")
         yield Finished()
 
     async def correct_whole(
-        self,
-        aligner: str,
-        question: str,
-        answer: str,
-        history: tuple[Turn, ...],
-        deadline_s: float,
+        self, aligner: str, question: Question, answer: str, *, deadline_s: float
     ) -> list[Piece]:
-        return await gathered(self.correct(aligner, question, answer, history, deadline_s, False))
+        return await gathered(
+            self.correct(aligner, question, answer, deadline_s=deadline_s, stream=False)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +79,7 @@ def corrector() -> Iterator[CorrectorHandle]:
 
 async def said(corrector: CorrectorHandle, session: str, *, stream: bool) -> tuple[int, int]:
     """Which process has corrected, and how often it has read the session's pair ahead."""
-    asked = corrector.correct(session, "", (), deadline_s=30, stream=stream, session=session)
+    asked = corrector.correct(Question(session), "", deadline_s=30, stream=stream, session=session)
     pieces = [piece async for piece in asked]
     assert isinstance(pieces[0], Delta), pieces
     pid, times = pieces[0].text.split()
@@ -100,7 +90,7 @@ async def conversation(corrector: CorrectorHandle, session: str) -> int:
     """Three readings and a correction; the process that had them all."""
     readings = [
         await corrector.ahead(
-            session, "so far", (), tokens=6 * turn, deadline_s=30, session=session
+            Question(session), "so far", tokens=6 * turn, deadline_s=30, session=session
         )
         for turn in range(3)
     ]
@@ -121,12 +111,12 @@ def test_what_was_read_ahead_is_corrected_where_it_was_read(corrector: Corrector
 def test_a_home_that_is_gone_costs_no_correction(corrector: CorrectorHandle) -> None:
     async def bereft() -> None:
         before = await conversation(corrector, "bereft")
-        dying = corrector.ahead("Die.", "", (), tokens=0, deadline_s=30, session="bereft")
+        dying = corrector.ahead(Question("Die."), "", tokens=0, deadline_s=30, session="bereft")
         assert await dying == READ_NOTHING
         after, times = await said(corrector, "bereft", stream=False)
         assert (after != before, times) == (True, 0)
         # And that is its home now.
-        again = corrector.ahead("bereft", "x", (), tokens=0, deadline_s=30, session="bereft")
+        again = corrector.ahead(Question("bereft"), "x", tokens=0, deadline_s=30, session="bereft")
         assert (await again).computed == after
 
     asyncio.run(bereft())

@@ -21,7 +21,7 @@ from aligner.generation import Sampling
 from aligner.keeping import KeepCalibration
 from aligner.manifest import provenance
 from aligner.prompt import PLAIN
-from aligner.records import Triple
+from aligner.records import Question, Triple
 from aligner.runtime_env import free_port
 from aligner.tokens import Example, encode_example
 from aligner_jobs.config.adapter import Lora
@@ -167,7 +167,9 @@ class Graph:
         self.upstream = UpstreamHandle(self.engine)
 
     def correct(self, name: str, *, stream: bool = False) -> AsyncGenerator[Piece]:
-        return self.correctors[name].correct(*PAIR, (), deadline_s=60, stream=stream)
+        return self.correctors[name].correct(
+            Question(PAIR[0]), PAIR[1], deadline_s=60, stream=stream
+        )
 
     def ask(
         self, content: str = QUESTION, *, deadline_s: float = 60, **sampling: Any

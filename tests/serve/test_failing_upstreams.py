@@ -11,7 +11,7 @@ from broken_api import ANSWER, RETRY_AFTER_S, Behaviour, BrokenApi
 from gateway_client import Client
 from unread import Unread
 
-from aligner.records import Turn
+from aligner.records import Question
 from aligner_serve.asking import breakers_of, with_fallbacks
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.upstream import ApiUpstream
@@ -47,14 +47,7 @@ class Shouting(Unread):
     """A corrector."""
 
     async def correct(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        deadline_s: float,
-        stream: bool,
-        session: str = "",
+        self, question: Question, answer: str, *, deadline_s: float, stream: bool, session: str = ""
     ) -> AsyncGenerator[Piece]:
         yield Delta(answer.upper())
         yield Finished(by="shouting")

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import own_process
@@ -11,7 +11,7 @@ from broken_api import ANSWER, RETRY_AFTER_S, Behaviour, BrokenApi
 from gateway_client import Client
 from ray import cloudpickle, serve
 
-from aligner.records import Turn
+from aligner.records import Question
 from aligner.runtime_env import free_port
 from aligner_serve import app
 from aligner_serve.config.graph import GraphConfig
@@ -28,26 +28,17 @@ class Shouting:
     """Stands for a corrector: no engine is needed here."""
 
     async def correct(
-        self,
-        aligner: str,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        deadline_s: float,
-        stream: bool,
+        self, aligner: str, question: Question, answer: str, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
         yield Delta(answer.upper())
         yield Finished(by="shouting")
 
     async def correct_whole(
-        self,
-        aligner: str,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        deadline_s: float,
+        self, aligner: str, question: Question, answer: str, *, deadline_s: float
     ) -> list[Piece]:
-        return await gathered(self.correct(aligner, question, answer, history, deadline_s, False))
+        return await gathered(
+            self.correct(aligner, question, answer, deadline_s=deadline_s, stream=False)
+        )
 
     async def check_health(self) -> None:
         pass

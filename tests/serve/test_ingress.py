@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from unread import Unread
 
 from aligner.generation import Messages, Sampling
-from aligner.records import Turn
+from aligner.records import Question, Turn
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.gateway import Gateway
 from aligner_serve.ingress import Admission, build_api
@@ -44,20 +44,13 @@ class FakeCorrector(Unread):
 
     def __init__(self, *pieces: Piece | float) -> None:
         self.pieces = pieces
-        self.asked: list[tuple[str, str, tuple[Turn, ...], bool]] = []
+        self.asked: list[tuple[Question, str, bool]] = []
         self.healthy = True
 
     async def correct(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        deadline_s: float,
-        stream: bool,
-        session: str = "",
+        self, question: Question, answer: str, *, deadline_s: float, stream: bool, session: str = ""
     ) -> AsyncGenerator[Piece]:
-        self.asked.append((question, answer, tuple(history), stream))
+        self.asked.append((question, answer, stream))
         async for piece in given(self.pieces):
             yield piece
 
@@ -179,7 +172,7 @@ def test_the_upstream_gets_all_messages_and_the_corrector_the_turns() -> None:
     assert sent == messages
     assert (sampling.temperature, sampling.max_tokens) == (0.5, 50)
     history = (Turn("user", "Is it?"), Turn("assistant", "It is."))
-    assert served.corrector.asked == [("Why?", CANARY, history, False)]
+    assert served.corrector.asked == [(Question("Why?", history), CANARY, False)]
 
 
 def test_the_original_is_shown_to_those_who_ask_for_it() -> None:
@@ -336,7 +329,9 @@ def test_a_correction_can_be_asked_for_alone() -> None:
     assert response.status_code == 200
     assert (reply["correction"], reply["outcome"]) == ("better answer", "corrected")
     assert response.headers["x-aligner-outcome"] == "corrected"
-    assert served.corrector.asked == [("Why?", "Dunno.", (Turn("user", "Is it?"),), False)]
+    assert served.corrector.asked == [
+        (Question("Why?", (Turn("user", "Is it?"),)), "Dunno.", False)
+    ]
     assert served.upstream.asked == []
     assert [stage["stage"] for stage in reply["aligner"]["stages"]] == ["corrector"]
 

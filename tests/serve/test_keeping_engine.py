@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from aligner.adapters.hf_tokenizer import HfTokenizer
 from aligner.keeping import CopyScores, KeepCalibration
 from aligner.prompt import PLAIN
-from aligner.records import Triple, Turn
+from aligner.records import Question, Triple
 from aligner.runtime_env import free_port
 from aligner.tokens import encode_prompt
 from aligner_serve import app, release
@@ -25,8 +25,8 @@ from aligner_serve.probe import Probe
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
-Given = tuple[str, str, tuple[Turn, ...]]
-"""Question, answer and history."""
+Given = tuple[Question, str]
+"""A question and its answer."""
 Ended = tuple[str, Finished | Failed]
 """A correction's text and its end."""
 
@@ -70,9 +70,9 @@ class Engine:
         return self._handles[name].correct(*given, deadline_s=60, stream=stream)
 
     async def ahead(self, given: Given, answer: str, *, tokens: int = 0) -> Reading:
-        question, _, history = given
+        question, _ = given
         return await self._handles[PLAINLY].ahead(
-            question, answer, history, tokens=tokens, deadline_s=60, session="s"
+            question, answer, tokens=tokens, deadline_s=60, session="s"
         )
 
     def all_of(self, name: str, many: list[Given], *, stream: bool = False) -> list[Ended]:
@@ -119,7 +119,7 @@ async def end_of(pieces: AsyncGenerator[Piece]) -> Ended:
 
 
 def given(row: Triple) -> Given:
-    return row.question, row.answer, row.history
+    return Question(row.question, row.history), row.answer
 
 
 def savings_of(end: Finished | Failed) -> Savings:
@@ -164,7 +164,7 @@ def test_an_answer_that_is_corrected_is_decoded_from_the_first_doubt_on(
 def test_what_is_read_ahead_is_read_once(engine: Engine, known_export: Any) -> None:
     row = known_export.unchanged
     # Nobody has asked this before.
-    new = (row.question, " ".join([row.answer] * 12), ())
+    new = Question(row.question), " ".join([row.answer] * 12)
 
     async def grown() -> list[Reading]:
         readings = [Reading("read")]
@@ -203,7 +203,7 @@ def variants(row: Triple) -> list[Given]:
     ]
     corrected = [row.correction, row.correction.replace("真", "眞"), row.correction + " And so on."]
     answers = [*cuts, *late, *changed, *corrected, " ", "\\", "🙂" * 3, answer.upper()]
-    return [(row.question, one, row.history) for one in answers]
+    return [(given(row)[0], one) for one in answers]
 
 
 def test_every_correction_is_the_one_that_plain_decoding_gives(
@@ -228,8 +228,10 @@ def scores_of(known_export: Any, many: list[Given]) -> list[CopyScores]:
     model = AutoModelForCausalLM.from_pretrained(known_export.uri, dtype=torch.float32)
     tokenizer = HfTokenizer.load(known_export.uri)
     found = []
-    for question, answer, history in many:
-        prompt = encode_prompt(question, answer, history, template=PLAIN, tokenizer=tokenizer)
+    for asked, answer in many:
+        prompt = encode_prompt(
+            asked.question, answer, asked.history, template=PLAIN, tokenizer=tokenizer
+        )
         copy = [*tokenizer.encode(PLAIN.frame.escape(answer)), tokenizer.eos_token_id]
         with torch.inference_mode():
             logits_TV = model(torch.tensor([[*prompt, *copy]])).logits[0, len(prompt) - 1 : -1]
@@ -243,7 +245,7 @@ def scores_of(known_export: Any, many: list[Given]) -> list[CopyScores]:
 def test_scores_are_those_of_the_model(engine: Engine, known_export: Any) -> None:
     rows = [known_export.corrected, known_export.unchanged, known_export.multi_turn]
     # A copy of more than 128 tokens is scored in pieces.
-    long = [(row.question, " ".join([row.answer] * 17), row.history) for row in rows]
+    long = [(given(row)[0], " ".join([row.answer] * 17)) for row in rows]
     many = [*(one for row in rows for one in variants(row)[:8] if one[1]), *long]
     expected = scores_of(known_export, many)
     assert max(len(one.ranks) for one in expected) > 128

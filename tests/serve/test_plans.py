@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aligner.generation import Messages, Sampling, chat_messages
-from aligner.records import Turn
+from aligner.records import Question, Turn
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.pieces import Delta, Finished, Piece, Reading
 from aligner_serve.pipeline import Reply, Trouble
@@ -37,38 +37,26 @@ class Corrector:
         self.read: list[tuple[str, str, int, str]] = []
 
     async def correct(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        deadline_s: float,
-        stream: bool,
-        session: str = "",
+        self, question: Question, answer: str, *, deadline_s: float, stream: bool, session: str = ""
     ) -> AsyncGenerator[Piece]:
         self.sessions.append(session)
         yield Delta(f"{answer} Indeed.")
         yield Finished(by="1")
 
     async def ahead(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        tokens: int,
-        deadline_s: float,
-        session: str,
+        self, question: Question, answer: str, *, tokens: int, deadline_s: float, session: str
     ) -> Reading:
-        assert (deadline_s, tuple(history)) == (30.0, ASKED.history)
-        self.read.append((question, answer, tokens, session))
+        assert (deadline_s, question) == (30.0, ASKED.question)
+        self.read.append((question.question, answer, tokens, session))
         return Reading("read", tokens + 1, 1)
 
     async def check_health(self) -> bool:
         return True
 
 
-ASKED = Asked("Why?", (Turn("user", "Is it?"), Turn("assistant", "Yes.")), chat_messages("Why?"))
+ASKED = Asked(
+    Question("Why?", (Turn("user", "Is it?"), Turn("assistant", "Yes."))), chat_messages("Why?")
+)
 
 
 class Graph:

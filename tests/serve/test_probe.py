@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aligner.errors import DataError, GateRefused
-from aligner.records import Triple, Turn, to_columns
+from aligner.records import Question, Triple, Turn, to_columns
 from aligner_serve import probe
 from aligner_serve.config.release import ProbeConfig
 from aligner_serve.pieces import CUT_SHORT, UNAVAILABLE, Delta, Failed, Finished, Piece
@@ -38,13 +38,11 @@ class Version:
         self.takes_s = takes_s
         self.seen: list[tuple[Turn, ...]] = []
 
-    async def correct(
-        self, question: str, answer: str, history: tuple[Turn, ...]
-    ) -> AsyncGenerator[Piece]:
-        self.seen.append(history)
+    async def correct(self, question: Question, answer: str) -> AsyncGenerator[Piece]:
+        self.seen.append(question.history)
         await asyncio.sleep(self.takes_s)
-        if question in self.known:
-            yield Delta(self.known[question])
+        if question.question in self.known:
+            yield Delta(self.known[question.question])
             yield Finished()
             return
         for piece in self.other:
@@ -92,9 +90,7 @@ def test_the_limits_say_how_like_is_like_enough(golden: Path) -> None:
 @pytest.mark.parametrize("end", [(Failed(CUT_SHORT),), (Delta("It"), Failed(UNAVAILABLE)), ()])
 def test_a_pair_without_a_correction_does_not_pass(golden: Path, end: tuple[Piece, ...]) -> None:
     class Ends(Version):
-        async def correct(
-            self, question: str, answer: str, history: tuple[Turn, ...]
-        ) -> AsyncGenerator[Piece]:
+        async def correct(self, question: Question, answer: str) -> AsyncGenerator[Piece]:
             for piece in end:
                 yield piece
 

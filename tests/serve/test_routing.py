@@ -1,12 +1,12 @@
 """Canary and shadow, over correctors that say what they are told to."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
 
-from aligner.records import Turn
+from aligner.records import Question, Turn
 from aligner_serve.pieces import (
     BUSY,
     CUT_SHORT,
@@ -35,16 +35,9 @@ class Version:
         self.closed = 0
 
     async def correct(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        deadline_s: float,
-        stream: bool,
-        session: str = "",
+        self, question: Question, answer: str, *, deadline_s: float, stream: bool, session: str = ""
     ) -> AsyncGenerator[Piece]:
-        self.asked.append(question)
+        self.asked.append(question.question)
         try:
             await asyncio.sleep(self.takes_s)
             for piece in self.pieces:
@@ -53,14 +46,7 @@ class Version:
             self.closed += 1
 
     async def ahead(
-        self,
-        question: str,
-        answer: str,
-        history: Sequence[Turn],
-        *,
-        tokens: int,
-        deadline_s: float,
-        session: str,
+        self, question: Question, answer: str, *, tokens: int, deadline_s: float, session: str
     ) -> Reading:
         self.read.append(session)
         return Reading("read", tokens)
@@ -80,7 +66,8 @@ async def ask(
     s: float = 5.0,
 ) -> list[Piece]:
     pieces = []
-    corrected = corrector.correct(question, "Because.", history, deadline_s=s, stream=True)
+    asked = Question(question, history)
+    corrected = corrector.correct(asked, "Because.", deadline_s=s, stream=True)
     async with aclosing(corrected) as given:
         async for piece in given:
             pieces.append(piece)
@@ -130,7 +117,7 @@ def test_a_conversation_stays_with_its_version() -> None:
 
 
 async def read(corrector: AskableCorrector, question: str) -> None:
-    await corrector.ahead(question, "Bec", (), tokens=0, deadline_s=5.0, session=question)
+    await corrector.ahead(Question(question), "Bec", tokens=0, deadline_s=5.0, session=question)
 
 
 def test_the_version_that_is_to_correct_a_pair_reads_it_ahead() -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray import cloudpickle, serve
 
+from aligner.records import Question
 from aligner.runtime_env import free_port
 from aligner_serve import app
 from aligner_serve.config.graph import GraphConfig
@@ -242,7 +243,8 @@ def test_what_finds_no_place_in_the_queue_is_turned_away_at_once(scaled: Scaled)
     async def ask() -> tuple[Piece, float]:
         started = time.monotonic()
         (piece,) = [
-            piece async for piece in corrector.correct("q", "a", (), deadline_s=20, stream=False)
+            piece
+            async for piece in corrector.correct(Question("q"), "a", deadline_s=20, stream=False)
         ]
         return piece, time.monotonic() - started
 

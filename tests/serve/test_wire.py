@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aligner.generation import Sampling
-from aligner.records import Turn
+from aligner.records import Question, Turn
 from aligner_serve import wire
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -29,8 +29,8 @@ def test_the_last_message_is_the_question_and_earlier_turns_its_history() -> Non
             },
         ]
     )
-    assert asked.question == "Why?"
-    assert asked.history == (Turn("user", "Is it?"), Turn("assistant", "It is."))
+    history = (Turn("user", "Is it?"), Turn("assistant", "It is."))
+    assert asked.asked == Question("Why?", history)
     assert asked.upstream_messages[0] == {"role": "system", "content": "Be brief."}
     assert asked.upstream_messages[-1] == {"role": "user", "content": "Why?"}
 
@@ -80,8 +80,8 @@ def test_a_correction_request_survives_its_trip(
         "history": [{"role": role, "content": text} for role, text in history],
     }
     asked = wire.CorrectionRequest.model_validate_json(json.dumps(body))
-    assert (asked.question, asked.answer) == (question, answer)
-    assert [(turn.role, turn.text) for turn in asked.turns] == history
+    assert (asked.asked.question, asked.answer) == (question, answer)
+    assert [(turn.role, turn.text) for turn in asked.asked.history] == history
 
 
 @pytest.mark.parametrize(
