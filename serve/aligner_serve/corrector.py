@@ -22,6 +22,7 @@ from aligner.tokens import Tokenizer, encode_begun_prompt, encode_prompt
 from aligner_serve import adapters, probe, release
 from aligner_serve.begun import read_ahead
 from aligner_serve.config.aligner import AlignerConfig, OwnEngine
+from aligner_serve.engine_replica import EngineReplica
 from aligner_serve.engines import MODEL, Decoded, Decoding, Engine
 from aligner_serve.keeping import NOT_LOOKED, Looked, is_plainly_greedy, look
 from aligner_serve.pieces import (
@@ -71,7 +72,7 @@ class _Aligner:
         )
 
 
-class Corrector:
+class Corrector(EngineReplica):
     """One replica with one engine, which decodes for one aligner or, by adapters, for several."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -118,19 +119,6 @@ class Corrector:
         await self._engine.start()
         for name, (_, _, examined) in served.items():
             await self._examine(name, probe.Probe.model_validate(examined))
-
-    async def check_health(self) -> None:
-        """Called by Serve at intervals, and by the gateway's ``/readyz``."""
-        await self._engine.check_health()
-
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Serve at intervals; the scaling policy reads it."""
-        return self._engine.load()
-
-    async def __del__(self) -> None:
-        """Called by Serve at the end: the engine is a process of its own."""
-        if (engine := getattr(self, "_engine", None)) is not None:
-            await engine.shutdown()
 
     async def correct(
         self, aligner: str, question: Question, answer: str, *, deadline_s: float, stream: bool

@@ -10,6 +10,7 @@ from aligner.generation import Messages, Sampling
 from aligner_serve import chat_prompt
 from aligner_serve.adapters import model_folder
 from aligner_serve.config.upstream import EngineUpstream
+from aligner_serve.engine_replica import EngineReplica
 from aligner_serve.engines import Decoding, Engine
 from aligner_serve.pieces import (
     TOO_LONG,
@@ -26,7 +27,7 @@ UNSUITABLE: Final = "unsuitable"
 """The model is not made for such a conversation: another one would have been answered."""
 
 
-class UpstreamEngine:
+class UpstreamEngine(EngineReplica):
     """One replica with one engine."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -52,19 +53,6 @@ class UpstreamEngine:
             num_cpus=settings.scaling.num_cpus,
         )
         await self._engine.start()
-
-    async def check_health(self) -> None:
-        """Called by Serve at intervals."""
-        await self._engine.check_health()
-
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Serve at intervals; the scaling policy reads it."""
-        return self._engine.load()
-
-    async def __del__(self) -> None:
-        """Called by Serve at the end: the engine is a process of its own."""
-        if (engine := getattr(self, "_engine", None)) is not None:
-            await engine.shutdown()
 
     async def ask(
         self, messages: Messages, sampling: Sampling, *, deadline_s: float, stream: bool
