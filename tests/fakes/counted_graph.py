@@ -16,6 +16,7 @@ from counting_engine import CountingEngine
 
 from aligner.generation import Messages, Sampling, chat_messages
 from aligner.keeping import KeepCalibration
+from aligner.records import Question
 from aligner_serve import app, probe, release, replica
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.release import challenger_of
@@ -96,7 +97,7 @@ class Graph:
 
     def plan(self, stack: Sequence[str] = (FIRST,), *, stream: bool = False) -> Plan:
         """A request that nobody has begun with."""
-        asked = Asked(QUESTION, (), chat_messages(QUESTION))
+        asked = Asked(Question(QUESTION), chat_messages(QUESTION))
         return self.plans.answer(asked, "up", stack, Sampling(), stream=stream)
 
     async def answer(self, stack: Sequence[str] = (FIRST,), *, stream: bool = False) -> Reply:

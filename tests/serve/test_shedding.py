@@ -9,6 +9,7 @@ import counted_graph
 import pytest
 from counted_graph import FIRST, FLAWED, GOOD, QUESTION, Graph
 
+from aligner.records import Question
 from aligner_serve.handles import CorrectorHandle
 
 READS = {"min_new_chars": 8, "max_queued_tokens": 300}
@@ -64,7 +65,7 @@ def test_what_many_answers_have_read_ahead_fills_no_replica(folder: Path) -> Non
         calls = [
             asyncio.ensure_future(
                 handle.ahead(
-                    f"{number}: {QUESTION}", GOOD, (), tokens=0, deadline_s=60, session="s"
+                    Question(f"{number}: {QUESTION}"), GOOD, tokens=0, deadline_s=60, session="s"
                 )
             )
             for number in range(40)
