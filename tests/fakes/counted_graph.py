@@ -205,11 +205,11 @@ class _Method:
     def __init__(self, method: Callable[..., Any], *, stream: bool) -> None:
         self._method, self._stream = method, stream
 
-    def remote(self, *args: Any) -> Any:
+    def remote(self, *args: Any, **named: Any) -> Any:
         """Call it."""
         if self._stream:
-            return _Response(self._method(*args))
-        return asyncio.ensure_future(self._method(*args))
+            return _Response(self._method(*args, **named))
+        return asyncio.ensure_future(self._method(*args, **named))
 
 
 class _Response:
