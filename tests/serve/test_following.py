@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from serve_load import Load
 from serving import Serving, point, register
@@ -121,6 +122,9 @@ def test_a_version_that_does_not_start_is_taken_back_by_itself(
     assert len(told) == 1
     assert "models:/known/3 is taken back, models:/known/2 stays" in told[0]
     assert known_export.corrected.correction not in serving.said
+    # Whoever watches from elsewhere learns of it, too.
+    counted = 'aligner_rollouts_total{name="known",reason="GraphFailed",result="taken_back"} 1.0'
+    serving.wait(lambda: counted in httpx.get(f"{serving.state['url']}/metrics").text)
 
 
 def test_a_gateway_that_is_killed_costs_at_most_what_it_had_in_flight(
