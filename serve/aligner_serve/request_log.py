@@ -79,6 +79,7 @@ def _stage(stage: StageReport, prices: Mapping[str, Price]) -> dict[str, Any]:
         "ms": round(stage.ms, 1),
         "prompt_tokens": stage.usage.prompt_tokens,
         "completion_tokens": stage.usage.completion_tokens,
+        "kept": stage.savings.kept,
         "usd": cost(stage, prices) or None,
         "reason": stage.reason,
     }

@@ -1,7 +1,7 @@
 """How the pipeline's ends look in HTTP: replies with their outcome, OpenAI's error objects."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from fastapi.responses import JSONResponse
@@ -41,7 +41,18 @@ def headers(end: Reply, version: str | None) -> dict[str, str]:
 
 
 def _timing(stages: Sequence[StageReport]) -> str:
-    return ", ".join(f"{stage.stage};dur={stage.ms:.1f}" for stage in stages)
+    return ", ".join(part for stage in stages for part in _timed(stage))
+
+
+def _timed(stage: StageReport) -> Iterator[str]:
+    """What a stage took; of a corrector that has read a copy first, what that took and brought."""
+    yield f"{stage.stage};dur={stage.ms:.1f}"
+    savings = stage.savings
+    if savings.kept is not None:
+        found = "kept" if savings.kept else "doubted"
+        yield f"keep;dur={savings.keep_ms:.1f};desc={found}"
+    if savings.first_token_ms is not None:
+        yield f"first-token;dur={savings.first_token_ms:.1f}"
 
 
 def trouble(end: Trouble) -> JSONResponse:

@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import counting_engine
+import keep_reports
 import weightless_exports
 from counting_engine import CountingEngine
 
+from aligner import artefacts
 from aligner.generation import Messages, Sampling, chat_messages
-from aligner.keeping import KeepCalibration
 from aligner.records import Question
 from aligner_serve import app, probe, release, replica
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.release import challenger_of
 from aligner_serve.corrector import Corrector
+from aligner_serve.gateway import Gateway
 from aligner_serve.pieces import Delta, Failed, Finished, Piece, Reading
 from aligner_serve.pipeline import Reply
 from aligner_serve.plans import Asked, Plan, Plans
+from aligner_serve.telemetry import Silent
 
 QUESTION = "Is it so, and why is it so?"
 GOOD = "It is so because it always was, and nobody has ever seen it otherwise."
@@ -72,11 +75,24 @@ class Upstream:
 class Graph:
     """What the gateway would ask, in this process."""
 
-    plans: Plans
+    config: GraphConfig
     correctors: dict[str, Corrector]
     """By seat."""
-    upstream: Upstream
+    upstream: Upstream = field(default_factory=Upstream)
     readings: list[tuple[str, Reading]] = field(default_factory=list)
+    plans: Plans = field(init=False)
+    gateway: Gateway = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Put the rest together."""
+        handles = {seat: Handle(one) for seat, one in self.correctors.items()}
+        asked: dict[str, Any] = {
+            "upstreams": {"up": self.upstream},
+            "correctors": replica._routed(self.config, handles),
+            "read_ahead": lambda name, reading: self.readings.append((name, reading)),
+        }
+        self.plans = Plans(self.config, **asked)
+        self.gateway = Gateway(self.config, **asked, telemetry=Silent())
 
     def engine(self, seat: str = FIRST) -> CountingEngine:
         """That of ``seat``."""
@@ -141,28 +157,15 @@ def write_exports(folder: Path) -> None:
         weightless_exports.write_export(str(folder / name), base=base)
 
 
-def keeps(released: release.Release) -> release.Release:
-    """``released`` with a threshold that only a copy without any doubt reaches."""
-    calibration = KeepCalibration(
-        export_hash=released.content_hash,
-        prompt_fingerprint=released.prompt_fingerprint,
-        threshold=-1.0,
-        wanted_error=0.005,
-        confidence=0.95,
-        good=10,
-        flawed=600,
-        good_kept=10,
-        flawed_kept=0,
-    )
-    return released.model_copy(update={"keep": calibration})
-
-
 async def started(config: GraphConfig, *, keep: bool = False) -> Graph:
     """``config``'s graph; with ``keep`` the seats of the first aligner keep answers."""
     released = release.Registry(config).resolve_all()
     if keep:
-        first = (FIRST, challenger_of(FIRST))
-        released |= {name: keeps(released[name]) for name in first if name in released}
+        for name in {FIRST, challenger_of(FIRST)} & released.keys():
+            manifest = artefacts.read_manifest(released[name].uri, kind="export")
+            # Only a copy without any doubt reaches it.
+            calibration = keep_reports.calibration(manifest, threshold=-1.0)
+            released[name] = released[name].model_copy(update={"keep": calibration})
     probes = dict.fromkeys(config.aligners, probe.Probe())
     replicas: dict[int, Corrector] = {}
     correctors = {}
@@ -172,16 +175,7 @@ async def started(config: GraphConfig, *, keep: bool = False) -> Graph:
             served = deployment.init_args[0]
             replicas[id(bound)] = await counting_engine.corrector(served, corrects=corrects)
         correctors[seat] = replicas[id(bound)]
-    handles = {seat: Handle(one) for seat, one in correctors.items()}
-    upstream = Upstream()
-    readings: list[tuple[str, Reading]] = []
-    plans = Plans(
-        config,
-        upstreams={"up": upstream},
-        correctors=replica._routed(config, handles),
-        read_ahead=lambda name, reading: readings.append((name, reading)),
-    )
-    return Graph(plans, correctors, upstream, readings)
+    return Graph(config, correctors)
 
 
 class Handle:

@@ -4,23 +4,14 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
+import keep_reports
 import pytest
 
-from aligner import artefacts
 from aligner.errors import ConfigError, ContractMismatch, DataError
 from aligner.generation import Sampling
-from aligner.judging import DIMENSIONS, Judgement
 from aligner.keeping import KEEP_TAG, KeepCalibration
 from aligner.manifest import Manifest
 from aligner.prompt import PLAIN
-from aligner.records import Question
-from aligner.reports import (
-    REPORT_FILE,
-    EvaluationReport,
-    JudgedRow,
-    ModelUnderTest,
-    evaluate_rows,
-)
 from aligner_serve.config.aligner import KeepConfig
 from aligner_serve.engines import Read
 from aligner_serve.keeping import Looked, calibration_of, is_plainly_greedy, look
@@ -32,17 +23,8 @@ MANIFEST = Manifest(kind="export", name="e", prompt=PLAIN, prompt_fingerprint=PL
 def calibration(
     threshold: float | None = -1.0, *, export_hash: str = MANIFEST.content_hash
 ) -> KeepCalibration:
-    return KeepCalibration(
-        export_hash=export_hash,
-        prompt_fingerprint=PLAIN.fingerprint,
-        threshold=threshold,
-        wanted_error=0.005,
-        confidence=0.95,
-        good=10,
-        flawed=600,
-        good_kept=8,
-        flawed_kept=0,
-    )
+    found = keep_reports.calibration(MANIFEST, threshold=threshold)
+    return found.model_copy(update={"export_hash": export_hash})
 
 
 def looked_at(*ranked: tuple[float, int], greedy: bool = True) -> Looked:
@@ -137,28 +119,8 @@ def test_keep_is_refused_for_a_version_without_a_calibration_of_its_own(
 
 
 def report(uri: str, keep: KeepCalibration) -> KeepConfig:
-    """Settings that name a report with that calibration, and with nothing else to speak of."""
-    fine = dict.fromkeys(DIMENSIONS, 1.0)
-    judgement = Judgement(fine, fine, dict.fromkeys(DIMENSIONS, "tie"), 0, 0)
-    upstreams, overall = evaluate_rows([JudgedRow("up", Question("Q?"), "A.", "A.", judgement)])
-    written = EvaluationReport(
-        model=ModelUnderTest(
-            export_uri="e",
-            export_hash=keep.export_hash,
-            prompt_name="plain",
-            prompt_fingerprint=keep.prompt_fingerprint,
-        ),
-        judge="j",
-        questions="q",
-        simulated=True,
-        upstreams=upstreams,
-        overall=overall,
-        keep=keep,
-    )
-    with artefacts.staging(uri) as staging:
-        (staging.path / REPORT_FILE).write_text(written.model_dump_json())
-        staging.publish(kind="report", name="r", prompt=PLAIN, prompt_fingerprint=PLAIN.fingerprint)
-    return KeepConfig(calibration=uri)
+    """Settings that name a report with that calibration."""
+    return KeepConfig(calibration=keep_reports.write_report(uri, keep))
 
 
 def test_a_report_may_have_the_calibration_instead(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@
 
 from pathlib import Path
 
+import keep_reports
 import pytest
 import weightless_exports
 
 from aligner.adapters.memory_tracker import MemoryTracker
 from aligner.exports import FINGERPRINT_TAG, HASH_TAG
-from aligner.keeping import KEEP_TAG, KeepCalibration
+from aligner.keeping import KEEP_TAG
 from aligner.manifest import Manifest
 from aligner_serve import release
 from aligner_serve.config.graph import GraphConfig
@@ -21,17 +22,7 @@ SEAT = "fixer"
 
 def calibration(manifest: Manifest, **changes: object) -> str:
     """As a version carries it."""
-    found = KeepCalibration(
-        export_hash=manifest.content_hash,
-        prompt_fingerprint=manifest.prompt_fingerprint,
-        threshold=-0.5,
-        wanted_error=0.005,
-        confidence=0.95,
-        good=10,
-        flawed=600,
-        good_kept=8,
-        flawed_kept=0,
-    )
+    found = keep_reports.calibration(manifest, threshold=-0.5)
     return found.model_copy(update=changes).to_tag()
 
 
