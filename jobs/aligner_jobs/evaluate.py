@@ -70,7 +70,7 @@ def run(config: EvaluateConfig, *, tracker: Tracker | None = None) -> EvaluateRe
         if (done := _published(config, subject)) is not None:
             show_report(Console(), done.report, uri=done.uri)
             return done
-        calibration = stored_calibration(subject, config.keep)
+        calibration = stored_calibration(subject, config.keep, engine=config.engine)
         asyncio.run(probe(list(config.upstreams.values())))
         with (
             artefacts.staging(config.out) as stage,
@@ -79,7 +79,9 @@ def run(config: EvaluateConfig, *, tracker: Tracker | None = None) -> EvaluateRe
             record.log_params(config.model_dump(mode="json"))
             answers, corrections = _generate(found, subject, config, calibration)
             rows = judged(answers, corrections, _judge(config))
-            calibration = calibration or calibrated(rows, subject, config.keep)
+            calibration = calibration or calibrated(
+                rows, subject, config.keep, engine=config.engine
+            )
             report = _report(rows, answers, found, subject, config, calibration)
             _write(report, rows, stage.path, examples=config.examples)
             record.log_artifact(stage.path, folder="report")

@@ -93,7 +93,7 @@ def hired(teachers: Mapping[str, AlignerTeacher], tracker: Tracker) -> Iterator[
         found = {}
         for name, teacher in teachers.items():
             subject = stack.enter_context(open_subject(teacher, tracker))
-            calibration = stored_calibration(subject, teacher.keep)
+            calibration = stored_calibration(subject, teacher.keep, engine=teacher.engine)
             found[name] = Hired(teacher, subject, keep_from(teacher.keep, calibration))
         yield found
 

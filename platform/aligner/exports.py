@@ -104,6 +104,26 @@ def fetch(uri: str, manifest: Manifest, *, into: Path) -> Path:
     return folder
 
 
+def computed_in(folder: Path, dtype: str) -> str:
+    """What vLLM computes in where the model in ``folder`` is to run in ``dtype``.
+
+    ``auto`` is what it was saved in, but for float32, of which vLLM makes bfloat16.
+
+    Raises:
+        DataError: ``config.json`` is missing or broken.
+    """
+    if dtype != "auto":
+        return dtype
+    path = folder / "config.json"
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise DataError(f"{path}: cannot be read; export the model again.") from None
+    # Transformers has called it by both names.
+    saved = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return "bfloat16" if saved == "float32" else saved
+
+
 def context_tokens(folder: Path) -> int:
     """Prompt and correction together, in tokens, that the model was made for.
 

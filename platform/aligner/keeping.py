@@ -82,6 +82,10 @@ class KeepCalibration(StrictModel):
     export_hash: str
     prompt_fingerprint: str
 
+    dtype: str | None = None
+    """What the scores were computed in: others come out of the same weights in another. ``None``:
+    it was not written down."""
+
     statistic: Literal["weakest_token"] = "weakest_token"
     """What :attr:`CopyScores.score` was; thresholds of another are not comparable."""
 
@@ -185,6 +189,19 @@ class KeepCalibration(StrictModel):
             )
         return self
 
+    def require_dtype(self, dtype: str, *, where: str) -> None:
+        """See that scores are computed as they were for this calibration.
+
+        Raises:
+            ContractMismatch: They are computed in another ``dtype``.
+        """
+        if self.dtype not in (None, dtype):
+            raise ContractMismatch(
+                f"{where}: the calibration of KEEP was made with dtype {self.dtype}, and the "
+                f"engine computes other scores in {dtype}; set engine.dtype={self.dtype}, or "
+                f"evaluate with keep set and engine.dtype={dtype}."
+            )
+
 
 def calibrate(
     good: Sequence[float],
@@ -192,6 +209,7 @@ def calibrate(
     *,
     export_hash: str,
     prompt_fingerprint: str,
+    dtype: str | None = None,
     wanted_error: float,
     confidence: float,
 ) -> KeepCalibration:
@@ -210,6 +228,7 @@ def calibrate(
     return KeepCalibration(
         export_hash=export_hash,
         prompt_fingerprint=prompt_fingerprint,
+        dtype=dtype,
         threshold=threshold,
         wanted_error=wanted_error,
         confidence=confidence,

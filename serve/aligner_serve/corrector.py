@@ -88,7 +88,8 @@ class Corrector(EngineReplica):
 
         Raises:
             DataError: An export is not to be had, or a file differs from its manifest.
-            ContractMismatch: An adapter was trained on another model than the engine's.
+            ContractMismatch: An adapter was trained on another model than the engine's, or scores
+                were calibrated in another dtype.
             GateRefused: A version does not pass its probe.
         """
         self._aligners = {
@@ -102,6 +103,8 @@ class Corrector(EngineReplica):
             release.require_context(one.weights, settings.max_model_len_tokens)
             for one in self._aligners.values()
         )
+        for one in self._aligners.values():
+            release.require_dtype(one.keep, one.weights, settings, where=one.version)
         folder, added = first.weights.folder, dict[str, Path]()
         if settings.base is not None:
             folder = adapters.base_folder(settings.base, cache=cache)

@@ -12,14 +12,13 @@ from typing import Any, Final
 
 import pyarrow.fs as pafs
 
-from aligner import artefacts
+from aligner import artefacts, exports
 from aligner.config import StrictModel
 from aligner.errors import ConfigError, ContractMismatch, DataError
-from aligner.exports import FINGERPRINT_TAG, HASH_TAG, require_aligner
 from aligner.keeping import KeepCalibration
 from aligner.manifest import Manifest
 from aligner.tracking import ModelVersion, Tracker, TrackingConfig
-from aligner_serve.config.aligner import KeepConfig
+from aligner_serve.config.aligner import EngineConfig, KeepConfig
 from aligner_serve.config.graph import GraphConfig
 from aligner_serve.config.release import FromPath, FromRegistry
 from aligner_serve.keeping import calibration_of
@@ -94,11 +93,14 @@ class Registry:
 
         Raises:
             DataError: It is gone, or a file is missing or differs.
-            ContractMismatch: It is not the export that was released.
+            ContractMismatch: It is not the export that was released, or is to keep answers by
+                scores that the seat's engine computes otherwise.
             ConfigError: The seat wants a longer context than the model was made for.
         """
         engine = self._config.engine_of(self._config.seats[seat].aligner)
-        require_context(fetch(release, cache=self._config.cache), engine.max_model_len_tokens)
+        weights = fetch(release, cache=self._config.cache)
+        require_context(weights, engine.max_model_len_tokens)
+        require_dtype(release.keep, weights, engine, where=release.version)
 
 
 def resolve(
@@ -126,7 +128,7 @@ def resolve(
             uri, version, tags = found.source, found.uri, found.tags
             manifest = artefacts.read_manifest(uri, kind="export")
             _require_tags(found, manifest)
-    require_aligner(manifest, where=version)
+    exports.require_aligner(manifest, where=version)
     return Release(
         version=version,
         uri=uri,
@@ -182,6 +184,19 @@ def require_context(weights: Weights, wanted_tokens: int | None) -> int:
     return wanted
 
 
+def require_dtype(
+    keep: KeepCalibration | None, weights: Weights, engine: EngineConfig, *, where: str
+) -> None:
+    """See that ``engine`` computes the scores that answers are kept by as they were calibrated.
+
+    Raises:
+        ContractMismatch: It computes in another dtype.
+        DataError: ``config.json``, which says what ``auto`` is, is missing or broken.
+    """
+    if keep is not None:
+        keep.require_dtype(exports.computed_in(weights.folder, engine.dtype), where=where)
+
+
 def room_tokens(
     *, prompt: int, answer: int, context: int, max_tokens: int, headroom_ratio: float
 ) -> int | None:
@@ -211,10 +226,13 @@ def _open(tracking: TrackingConfig) -> Tracker:
 
 def _require_tags(found: ModelVersion, manifest: Manifest) -> None:
     """The registry and the export must speak of the same thing."""
-    checks = {FINGERPRINT_TAG: manifest.prompt_fingerprint, HASH_TAG: manifest.content_hash}
+    checks = {
+        exports.FINGERPRINT_TAG: manifest.prompt_fingerprint,
+        exports.HASH_TAG: manifest.content_hash,
+    }
     for tag, actual in checks.items():
         told = found.tags.get(tag)
-        if told is None and tag == HASH_TAG:
+        if told is None and tag == exports.HASH_TAG:
             continue
         if told != actual:
             raise ContractMismatch(

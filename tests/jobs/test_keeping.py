@@ -15,6 +15,7 @@ from aligner.prompt import PLAIN
 from aligner.records import Question
 from aligner.reports import JudgedRow
 from aligner.tracking import ModelVersion
+from aligner_jobs.config.engine import EngineConfig
 from aligner_jobs.config.keeping import CalibrateKeep, StoredKeep
 from aligner_jobs.correct import NEVER
 from aligner_jobs.keeping import calibrated, keep_from, stored_calibration
@@ -28,6 +29,7 @@ MANIFEST = Manifest(
     files={"model.safetensors": FileEntry(size_bytes=1, sha256="ab" * 32)},
 )
 STORED = StoredKeep(kind="stored")
+ENGINE = EngineConfig(dtype="float32")
 
 
 def found(**changes: Any) -> KeepCalibration:
@@ -68,12 +70,12 @@ def test_copies_are_read_only_where_keep_is_set() -> None:
 
 def test_while_a_threshold_is_looked_for_nothing_is_kept() -> None:
     keep = CalibrateKeep()
-    assert stored_calibration(subject(), keep) is None
+    assert stored_calibration(subject(), keep, engine=ENGINE) is None
     assert keep_from(keep, None) == NEVER == math.inf
 
 
 def test_the_calibration_on_the_model_version_is_used() -> None:
-    calibration = stored_calibration(subject({KEEP_TAG: found().to_tag()}), STORED)
+    calibration = stored_calibration(subject({KEEP_TAG: found().to_tag()}), STORED, engine=ENGINE)
     assert calibration == found()
     assert keep_from(STORED, calibration) == -0.5
 
@@ -81,19 +83,27 @@ def test_the_calibration_on_the_model_version_is_used() -> None:
 @pytest.mark.parametrize("tags", [None, {}])
 def test_a_model_without_a_calibration_is_told_how_to_get_one(tags: dict[str, str] | None) -> None:
     with pytest.raises(ConfigError, match=r"carries no calibration; .* keep.kind=calibrate first"):
-        stored_calibration(subject(tags), STORED)
+        stored_calibration(subject(tags), STORED, engine=ENGINE)
 
 
 def test_a_calibration_of_another_export_is_refused() -> None:
     other = found(export_hash="0" * 64).to_tag()
     with pytest.raises(ContractMismatch, match="is of export 000000000000"):
-        stored_calibration(subject({KEEP_TAG: other}), STORED)
+        stored_calibration(subject({KEEP_TAG: other}), STORED, engine=ENGINE)
+
+
+def test_a_calibration_that_was_computed_in_another_way_is_refused() -> None:
+    tags = {KEEP_TAG: found(dtype="float32").to_tag()}
+    assert stored_calibration(subject(tags), STORED, engine=ENGINE) == found(dtype="float32")
+    served = EngineConfig(dtype="bfloat16")
+    with pytest.raises(ContractMismatch, match=r"models:/m/1: .* set engine.dtype=float32, or"):
+        stored_calibration(subject(tags), STORED, engine=served)
 
 
 def test_a_report_that_is_not_there_is_named(tmp_path: Path) -> None:
     keep = StoredKeep(kind="stored", calibration=str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="nowhere: no report there"):
-        stored_calibration(subject(), keep)
+        stored_calibration(subject(), keep, engine=ENGINE)
 
 
 def test_scores_of_judged_rows_become_a_calibration_of_their_export() -> None:
@@ -103,9 +113,9 @@ def test_scores_of_judged_rows_become_a_calibration_of_their_export() -> None:
         *[row(good=False, score=-4.0)] * 10,
         row(good=False, score=None),
     ]
-    calibration = calibrated(rows, subject(), CalibrateKeep(wanted_error=0.3))
+    calibration = calibrated(rows, subject(), CalibrateKeep(wanted_error=0.3), engine=ENGINE)
     assert calibration is not None
     assert (calibration.good, calibration.flawed) == (1, 10)
     assert calibration.threshold == -0.1
-    assert calibration.export_hash == MANIFEST.content_hash
-    assert calibrated(rows, subject(), STORED) is None
+    assert (calibration.export_hash, calibration.dtype) == (MANIFEST.content_hash, "float32")
+    assert calibrated(rows, subject(), STORED, engine=ENGINE) is None

@@ -44,6 +44,23 @@ def test_a_local_export_is_verified_and_used_where_it_stands(tmp_path: Path) -> 
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("saved", "wanted", "computed"),
+    [
+        ({"dtype": "bfloat16"}, "float32", "float32"),
+        ({"dtype": "bfloat16"}, "auto", "bfloat16"),
+        ({"torch_dtype": "float16"}, "auto", "float16"),
+        ({"dtype": "float32"}, "auto", "bfloat16"),
+        ({}, "auto", "bfloat16"),
+    ],
+)
+def test_it_is_known_what_a_model_is_computed_in(
+    tmp_path: Path, saved: dict[str, object], wanted: str, computed: str
+) -> None:
+    uri, _ = publish(tmp_path, saved)
+    assert exports.computed_in(Path(uri), wanted) == computed
+
+
 def test_a_damaged_export_is_refused(tmp_path: Path) -> None:
     uri, manifest = publish(tmp_path)
     (Path(uri) / "config.json").write_text("{}")

@@ -89,9 +89,16 @@ def graph(tmp_path: Path) -> Graph:
         (None, "ConfigError", "models:/m/2 carries no calibration; run `aligner evaluate`"),
         ({"export_hash": "b" * 64}, "ContractMismatch", "is of export bbbbbbbbbbbb"),
         ({"prompt_fingerprint": "c" * 12}, "ContractMismatch", "with prompt cccccccccccc"),
+        ({"dtype": "float32"}, "ContractMismatch", "set engine.dtype=float32, or evaluate"),
         ({"threshold": None}, "DataError", "models:/m/2: the calibration of KEEP found no"),
     ],
-    ids=["none", "of another export", "of another prompt", "without a threshold"],
+    ids=[
+        "none",
+        "of another export",
+        "of another prompt",
+        "in another dtype",
+        "without a threshold",
+    ],
 )
 def test_a_version_that_cannot_keep_is_refused_and_the_old_one_goes_on(
     graph: Graph, carried: dict[str, object] | None, error: str, says: str

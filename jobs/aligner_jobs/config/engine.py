@@ -17,7 +17,8 @@ class EngineConfig(StrictModel):
     """Engines side by side."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of weights and activations; ``auto`` is what the model was saved in."""
+    """Of weights and activations; ``auto`` is what the model was saved in, except that float32
+    becomes bfloat16."""
 
     enforce_eager: bool = True
     """Start at once, without compiling the model; false pays off for large runs on a GPU."""
