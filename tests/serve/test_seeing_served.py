@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import keep_reports
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -89,6 +90,12 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.5)
 
 
+def calibrated(known_export: Any, folder: Path) -> str:
+    """A report by which the answer that needs no correction is kept."""
+    keep = keep_reports.calibration(known_export.manifest, threshold=-0.5)
+    return keep_reports.write_report(str(folder / "report"), keep)
+
+
 @pytest.fixture(scope="module")
 def seen(known_export: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     folder = tmp_path_factory.mktemp("seeing")
@@ -104,6 +111,8 @@ def seen(known_export: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 "known": {
                     "source": {"kind": "path", "uri": known_export.uri},
                     "engine": {"dtype": "float32"},
+                    "keep": {"calibration": calibrated(known_export, folder)},
+                    "prefill_ahead": {"min_new_chars": 1},
                 }
             },
             "gateway": {
@@ -150,6 +159,19 @@ def test_requests_are_counted_once_whichever_replica_is_asked(
     written = seen.metric("aligner_tokens_total", name="iron", kind="completion")
     assert written > 0
     assert seen.metric("aligner_usd_total", name="iron") == pytest.approx(written)
+
+
+def test_what_was_saved_is_counted(seen: Seen) -> None:
+    half = _REQUESTS // 2
+
+    def saved(kind: str) -> float:
+        return seen.metric("aligner_savings_total", name="known", kind=kind)
+
+    assert (saved("kept_answers"), saved("doubted_answers")) == (half, half)
+    assert saved("trusted_tokens") > 0
+    assert saved("decoded_tokens") >= saved("decode_steps") > 0
+    assert seen.metric("aligner_first_token_seconds_count", name="known") == _REQUESTS
+    assert seen.metric("aligner_readings_ahead_total", name="known") > 0
 
 
 def test_gauges_are_the_sum_over_the_replicas(seen: Seen) -> None:
