@@ -23,9 +23,16 @@ MARKS = [
     *("\n\nHuman:", "\n\nAssistant:", "{question}", "</s>", '"', ",", "\r", "\n"),
     *("\0", "\ud800", "\udfff", "\ufeff", "\u200f", "\u202e", "\u2066", "\u2028", "\x1a"),
 ]
+
+
+def joined(pieces: list[str]) -> str:
+    """Two halves of a character that meet are the character: JSON has no other way to write it."""
+    return "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
 TEXTS = st.lists(
     st.sampled_from(MARKS) | st.text(st.characters(exclude_categories=()), max_size=5), max_size=5
-).map("".join)
+).map(joined)
 TRIPLES = st.builds(Triple, question=TEXTS, answer=TEXTS, correction=TEXTS, source=st.just("s"))
 
 
