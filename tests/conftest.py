@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from aligner.runtime_env import collect_rarely
+
 # Before anything is imported: no test reaches out, draws windows or starts threads it need not.
 os.environ.update(
     {
@@ -23,6 +25,8 @@ os.environ.update(
 # A developer's own cluster or tracking server must stay out of it.
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
     os.environ.pop(name, None)
+# As our programs do; pytest looks for garbage at its end.
+collect_rarely()
 # Who starts the tests in the background may have Ctrl-C ignored; programs under test inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

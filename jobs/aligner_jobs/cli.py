@@ -85,7 +85,9 @@ def _configured(command: Callable[..., None]) -> Callable[..., None]:
 def _run(job: str, config_class: str, path: Path, overrides: tuple[str, ...]) -> None:
     """Validate the config, then import ``aligner_jobs.<job>`` and run it."""
     from aligner.config import load
+    from aligner.runtime_env import collect_rarely
 
+    collect_rarely()
     settings = importlib.import_module(f"aligner_jobs.config.{job.split('.')[0]}")
     config = load(getattr(settings, config_class), path, overrides)
     importlib.import_module(f"aligner_jobs.{job}").run(config)
