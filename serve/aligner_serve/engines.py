@@ -170,6 +170,9 @@ class Engine:
     ) -> Read | Failed:
         """Read ``prompt`` into the cache; the tokens from ``scored_from`` on are scored.
 
+        vLLM scores no token that it finds in its cache. Where it finds such ones the prompt is read
+        once more without the cache: one prefill, as for a new prompt.
+
         Cancelling ends the work on it.
         """
         self.queued_tokens += len(prompt)
@@ -179,7 +182,6 @@ class Engine:
             async with asyncio.timeout(deadline_s):
                 item = await self._read(prompt, model, scored_from, cached=True)
                 if scored_from is not None and item.num_cached_tokens >= scored_from:
-                    # vLLM scores no token that it finds in the cache.
                     item = await self._read(prompt, model, scored_from, cached=False)
         except TimeoutError:
             return Failed(TIMEOUT)
