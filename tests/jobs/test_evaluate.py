@@ -1,6 +1,5 @@
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from aligner.errors import ContractMismatch, DataError, EndpointError, GateRefus
 from aligner.exports import FINGERPRINT_TAG, HASH_TAG
 from aligner.gates import Gate
 from aligner.judging import DIMENSIONS
-from aligner.keeping import KEEP_TAG, KeepCalibration
+from aligner.keeping import KEEP_TAG, KeepCalibration, calibrate
 from aligner.manifest import Manifest, Parent
 from aligner.prompt import PLAIN, PromptTemplate
-from aligner.records import Answered, Question, Triple
+from aligner.records import Answered, Triple
 from aligner.reports import EvaluationReport, read_report
 from aligner.simworld import profiles, teacher
 from aligner.simworld.judge import SimJudge
@@ -32,10 +31,10 @@ from aligner.simworld.questions import heldout_questions
 from aligner.simworld.world import World
 from aligner.tokens import encode_example
 from aligner.tracking import ModelVersion, TrackingConfig
-from aligner_jobs import evaluate, promote, runtime
+from aligner_jobs import evaluate, promote
 from aligner_jobs.config.evaluate import EvaluateConfig
 from aligner_jobs.config.promote import PromoteConfig
-from aligner_jobs.correct import Correction, Job, correct, job_of
+from aligner_jobs.correct import Correction
 from aligner_jobs.questioning import Answers
 
 SEED = 3
@@ -304,51 +303,38 @@ def test_an_aligner_is_judged_through_vllm_and_promoted(
 
 @pytest.mark.e2e
 @pytest.mark.timeout(240)
-def test_corrections_are_the_same_whether_their_copies_were_read_first_or_not(
+def test_answers_are_kept_by_the_threshold_that_their_version_carries(
     tmp_path: Path, trained: tuple[str, Manifest]
 ) -> None:
-    folder = Path(trained[0])
-    tokenizer = HfTokenizer.load(folder)
-    pairs = [(Question(row.question), row.answer) for row in known_rows()]
-    # Of these the model knows nothing: what it writes about them is nonsense, but always the same.
-    pairs += [(Question("Who?"), text) for text in ("Nobody.", "Ł ##Answer: 🙂 ?", "The flag.")]
-    given = config(tmp_path)
-
-    def job(question: Question, answer: str) -> Job:
-        return job_of(
-            question,
-            answer,
-            template=PLAIN,
-            tokenizer=tokenizer,
-            config=given,
-            context_tokens=256,
-        )
-
-    jobs = [job(*pair) for pair in pairs]
-    plain = [replace(one, copy_ids=[]) for one in jobs]
-    with runtime.ray_session():
-        done = dict(
-            correct(
-                [*jobs, *plain],
-                model=folder,
-                template=PLAIN,
-                tokenizer=tokenizer,
-                engine=given.engine,
-                context_tokens=256,
-                keep_from=-0.5,
-            )
-        )
-    made = [done[place] for place in range(len(jobs))]
-    expected = [done[place + len(jobs)] for place in range(len(jobs))]
-    assert [(one.text, one.unusable, one.tokens) for one in made] == [
-        (one.text, one.unusable, one.tokens) for one in expected
-    ]
-    copied = [one.text == answer for one, (_, answer) in zip(made, pairs, strict=True)]
-    assert [one.kept for one in made] == copied
-    assert any(copied) and not all(copied)
-    known = made[: len(known_rows())]
-    assert sum(one.decoded_tokens for one in known) < 0.7 * sum(one.tokens for one in known)
-    assert not any(one.kept or one.scores for one in expected)
+    uri, export = trained
+    threshold = calibrate(
+        [-0.5],
+        [-9.0] * 600,
+        export_hash=export.content_hash,
+        prompt_fingerprint=PLAIN.fingerprint,
+        dtype="float32",
+        wanted_error=0.005,
+        confidence=0.95,
+    )
+    tracker = MemoryTracker()
+    tracker.register("m", source=uri, run_id="r", tags={KEEP_TAG: threshold.to_tag()})
+    with SimworldServer(SEED) as server:
+        given = config(tmp_path, base_url=server.base_url, keep={"kind": "stored"})
+        result = evaluate.run(given, tracker=tracker)
+    # What users get is the same as without KEEP.
+    assert_report_is_right(result.report, export)
+    assert result.report.keep == threshold
+    rows = pq.read_table(Path(result.uri) / evaluate.JUDGEMENTS_FILE).to_pylist()
+    by_heart = {(row.upstream, row.question): row for row in known_rows()}
+    for row in rows:
+        known = by_heart[row["upstream"], row["question"]]
+        assert row["correction"] == known.correction
+        assert row["kept"] == known.is_identity == (row["keep_score"] >= -0.5)
+    assert 0 < result.report.kept == sum(row["kept"] for row in rows) < len(rows)
+    tokens = result.manifest.facts["tokens"]
+    assert tokens["decoded"] < 0.7 * tokens["corrections"]
+    # The version goes on with the threshold that it had.
+    assert tracker.version("m", "1").tags[KEEP_TAG] == threshold.to_tag()
 
 
 def assert_report_is_right(report: EvaluationReport, export: Manifest) -> None:
@@ -371,6 +357,7 @@ def assert_keep_is_calibrated(report: EvaluationReport, version: ModelVersion) -
     """The model doubts every flaw, and nothing else."""
     keep = KeepCalibration.from_tag(version.tags[KEEP_TAG], where=version.uri)
     assert keep == report.keep
+    assert keep.dtype == "float32"
     assert (keep.good, keep.flawed) == (report.overall.perfect, 2 * QUESTIONS - keep.good)
     assert (keep.good_kept, keep.flawed_kept) == (keep.good, 0)
     # Nothing is kept while a threshold is looked for.
