@@ -50,7 +50,7 @@ def of(folder: Path, arguments: dict[str, Any], reserved: list[dict[str, float]]
 
         async def _start_engine(self) -> None:
             assert self.engine is not None
-            await self.engine.start()
+            await self.engine.start()  # type: ignore[no-untyped-call]
 
     return Unreported.sync_init(
         LLMConfig(
