@@ -259,9 +259,14 @@ def test_scores_are_those_of_the_model(engine: Engine, known_export: Any) -> Non
 
 
 def test_what_is_asked_again_is_scored_again(engine: Engine, known_export: Any) -> None:
-    """The engine finds the whole copy in its cache, and scores nothing that it finds there."""
-    both = [given(known_export.unchanged), given(known_export.corrected)]
-    first, again = engine.all_of(KEPT, both), engine.all_of(KEPT, both)
+    """The engine finds a long copy in its cache, and scores nothing that it finds there."""
+    question, answer = given(known_export.corrected)
+    both = [given(known_export.unchanged), (question, " ".join([answer] * 11))]
+    first, again = engine.all_of(ALWAYS, both), engine.all_of(ALWAYS, both)
     assert [*map(told, first)] == [*map(told, again)]
     scores = [[savings_of(end).keep_score for _, end in one] for one in (first, again)]
     assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+    # Of a short one the end of its only block is scored at once; a long one is read as if it were
+    # new, by one prefill that takes nothing from there.
+    cached = [savings_of(end).cached_tokens for _, end in again]
+    assert cached[0] > 0 and cached[1] == 0
