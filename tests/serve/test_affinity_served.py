@@ -37,6 +37,11 @@ class Names:
         if question.question == "Die.":
             os.kill(os.getpid(), signal.SIGKILL)
         self.ahead_of.append(question.question)
+        if question.question == "Wait.":
+            try:
+                await asyncio.sleep(30)
+            finally:
+                self.ahead_of.append("Left.")
         return Reading("read", tokens + len(answer), os.getpid())
 
     async def correct(
@@ -120,3 +125,20 @@ def test_a_home_that_is_gone_costs_no_correction(corrector: CorrectorHandle) -> 
         assert (await again).computed == after
 
     asyncio.run(bereft())
+
+
+def test_a_reading_that_nobody_wants_any_more_ends_where_it_is(corrector: CorrectorHandle) -> None:
+    async def left() -> None:
+        waiting = asyncio.ensure_future(
+            corrector.ahead(Question("Wait."), "", tokens=0, deadline_s=30, session="Left.")
+        )
+        await asyncio.sleep(0.5)
+        assert (await said(corrector, "Left.", stream=False))[1] == 0
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with asyncio.timeout(10):
+            while (await said(corrector, "Left.", stream=False))[1] == 0:
+                await asyncio.sleep(0.05)
+
+    asyncio.run(left())
