@@ -35,6 +35,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+_SLOW = ("e2e", "slow")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the slow tests last: whatever a quick one can tell is known after a minute.
@@ -42,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Of several processes none should be left with a slow one at the end: there they come first.
     """
     several = "PYTEST_XDIST_WORKER" in os.environ
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None, reverse=several)
+    items.sort(key=lambda item: any(map(item.get_closest_marker, _SLOW)), reverse=several)
 
 
 @pytest.fixture(autouse=True)

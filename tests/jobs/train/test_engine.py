@@ -18,6 +18,8 @@ from aligner_jobs.config.model import ScratchModel
 from aligner_jobs.config.train import Phase, TrainConfig, Zero
 from aligner_jobs.train.material import Material
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[2] / "golden" / "loss_curve.json"
 WORDS = ["red", "green", "blue", "high", "low", "old", "new", "far", "near", "calm"]
 ROWS = [
