@@ -12,11 +12,9 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 _READY = "engines are up"
-_OURS = "bare engines: "
-"""How our lines begin among vLLM's own."""
 
 
 class BareEngines:
@@ -77,16 +75,14 @@ class BareEngines:
         return seconds, replies
 
     def _line(self) -> str:
-        """The next one that is ours; vLLM's go by."""
         assert self._process is not None and self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(_OURS):
-                return line.removeprefix(_OURS).strip()
+        if line := self._process.stdout.readline():
+            return line.strip()
         log = Path(self._log.name).read_text()
         raise AssertionError(f"the engines have ended: {log[-3000:]}")
 
 
-async def _drive(spec: dict[str, Any]) -> None:
+async def _drive(spec: dict[str, Any], told: TextIO) -> None:
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.sampling_params import RequestOutputKind
@@ -111,7 +107,7 @@ async def _drive(spec: dict[str, Any]) -> None:
                 found = list(item.outputs[0].token_ids)
         return found
 
-    print(f"{_OURS}{_READY}", flush=True)
+    print(_READY, file=told, flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         begin, requests, in_flight = json.loads(line)
         left, replies = iter(range(begin, begin + requests)), list[list[int]]()
@@ -123,7 +119,7 @@ async def _drive(spec: dict[str, Any]) -> None:
         started = time.perf_counter()
         await asyncio.gather(*(one_after_the_other() for _ in range(in_flight)))
         seconds = time.perf_counter() - started
-        print(_OURS + json.dumps([seconds, replies]), flush=True)
+        print(json.dumps([seconds, replies]), file=told, flush=True)
     for engine in engines:
         engine.shutdown()
 
@@ -134,7 +130,11 @@ def main() -> None:
     os.nice(15 - os.nice(0))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("spec", type=Path)
-    asyncio.run(_drive(json.loads(parser.parse_args().spec.read_text())))
+    spec = json.loads(parser.parse_args().spec.read_text())
+    # vLLM's processes write to standard output, too, at any time and not always whole lines.
+    with os.fdopen(os.dup(1), "w") as told:
+        os.dup2(2, 1)
+        asyncio.run(_drive(spec, told))
 
 
 if __name__ == "__main__":
