@@ -68,7 +68,7 @@ def collect_rarely() -> None:
     By default it looks through all objects again and again while thousands of modules are imported
     of which none goes: a fifth of the time that torch, DeepSpeed or vLLM take to be imported.
     """
-    gc.set_threshold(50_000, 50, 100)
+    gc.set_threshold(50_000)
 
 
 def set_ray_defaults() -> None:
