@@ -141,7 +141,7 @@ class Works:
             self._tokens -= tokens
             self._first_tokens.over(call)
 
-    async def correct_whole(self, *_: object) -> list[Piece]:
+    async def correct_whole(self, *_: object, deadline_s: float) -> list[Piece]:
         await asyncio.sleep(2)
         return [Finished(by="works")]
 
