@@ -38,8 +38,9 @@ _FADING: Final = 0.998
 """Of what earlier steps have shown about times, each step: some hundreds are remembered, for single
 ones differ by more than a few drafts cost."""
 
-_BELIEVED: Final = (20.0, 2.0, 1.0)
-"""Fixed, each row, each draft: what is believed of a step before one is seen, in proportion."""
+_BELIEVED: Final = (20.0, 2.0, 2.0)
+"""Fixed, each row, each draft: what is believed of a step before one is seen, in proportion. Few
+drafts are enough to see that they cost less than a row, and many too dear ones cost much."""
 
 _NOISE: Final = 0.15
 """Of what a step takes, as a share of it."""

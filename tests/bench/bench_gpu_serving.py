@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 import torch
 from chain_models import Chain, question, write_models
 
+from aligner.adapters import vllm_scoring
 from aligner.adapters.hf_tokenizer import HfTokenizer
 from aligner.answer_marks import marks_of_all
 from aligner.prompt import PLAIN
@@ -60,7 +61,8 @@ class Bench:
         )
         marks = marks_of_all([(PLAIN, self.tokenizer)]) if copying else []
         arguments = engine_arguments(settings, context_tokens=4096, marks=marks)
-        self._engine = LLM(str(export), **arguments)
+        self._engine = LLM(str(export), **arguments, **vllm_scoring.engine_arguments())
+        self._engine.collective_rpc(vllm_scoring.Scoring.score_in_pieces.__name__)
         self._asked = 0
 
     def prompt(self, answer: str) -> list[int]:
@@ -104,8 +106,14 @@ def measured(bench: Bench, chain: Chain, *, copying: bool, turns: int) -> dict[s
 def _reading(bench: Bench, answer: str, length: int, *, turns: int) -> dict[str, float]:
     copy = [*bench.tokenizer.encode(answer), bench.tokenizer.eos_token_id]
 
-    def read(**wanted: Any) -> float:
-        return bench.ms([[*bench.prompt(answer), *copy]], 1, **wanted)[0]
+    def read() -> float:
+        return bench.ms([[*bench.prompt(answer), *copy]], 1)[0]
+
+    def keep() -> float:
+        prompt = bench.prompt(answer)
+        scored = {vllm_scoring.SCORED_FROM: len(prompt)}
+        wanted = {"prompt_logprobs": 0, "flat_logprobs": True, "extra_args": scored}
+        return bench.ms([[*prompt, *copy]], 1, **wanted)[0]
 
     def ahead() -> float:
         prompt = bench.prompt(answer)
@@ -114,7 +122,7 @@ def _reading(bench: Bench, answer: str, length: int, *, turns: int) -> dict[str,
 
     return {
         f"read_{length}": median(read, turns=turns),
-        f"keep_{length}": median(lambda: read(prompt_logprobs=0, flat_logprobs=True), turns=turns),
+        f"keep_{length}": median(keep, turns=turns),
         f"first_{length}": median(lambda: bench.ms([bench.prompt(answer)], 1)[0], turns=turns),
         f"ahead_{length}": median(ahead, turns=turns),
         f"write_{length}": median(

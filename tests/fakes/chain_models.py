@@ -26,7 +26,7 @@ from aligner.prompt import PLAIN
 _TEMPLATE: Final = "{% for one in messages %}{{ one.role }} {{ one.content }} {% endfor %}assistant"
 _ANSWERS, _CORRECTS, _END = "assistant", ":", "</s>"
 """What the upstream's prompt ends with, the Aligner's, and a text."""
-_CONTEXT_TOKENS: Final = 2048
+_CONTEXT_TOKENS: Final = 4096
 
 
 @dataclass(frozen=True)
