@@ -11,6 +11,7 @@ from aligner_jobs import cli, cost_page, cost_sheet, programs
 from aligner_jobs.config.cost import CostConfig
 
 SHIPPED = programs.shipped_config("jobs", "cost/gpu.yaml")
+MEASURED = programs.shipped_config("jobs", "cost/cpu.yaml")
 
 
 def measured(prefill: float, decode: float, usd: float = 1.0) -> dict[str, object]:
@@ -82,9 +83,10 @@ def test_the_page_of_what_has_no_shortcuts_is_whole_too(config: CostConfig) -> N
     assert "<svg" in cost_page.page(plain)
 
 
-def test_the_shipped_sheet_says_that_its_rates_are_estimates() -> None:
+def test_the_shipped_sheets_say_what_is_an_estimate() -> None:
     config = load(CostConfig, SHIPPED)
     assert "not measured" in cost_page.page(config)
+    assert "not measured" not in cost_page.page(load(CostConfig, MEASURED))
     assert config.upstreams["70b"].devices == 4
 
 
