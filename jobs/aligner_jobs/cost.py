@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -31,11 +32,12 @@ def run(config: CostConfig) -> None:
 
 def table(lines: Sequence[Line]) -> Table:
     """For the terminal."""
-    made = Table(title="1,000 corrected answers")
+    made = Table(title="1,000 corrected answers", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("upstream", "aligner", "with"):
         made.add_column(column)
     for column in ("read", "written", "device-s", "USD", "adds", "waits"):
-        made.add_column(column, justify="right")
+        # Half a figure is none.
+        made.add_column(column, justify="right", no_wrap=True)
     for line in lines:
         corrected = line.corrected
         made.add_row(
