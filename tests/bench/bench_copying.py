@@ -93,7 +93,7 @@ def rows_by_kind(folder: Path) -> dict[str, list[Row]]:
                 if SHORTEST <= len(row.correction) <= LONGEST and len(row.prompt) <= 600:
                     found[kind or raw["kind"]].append(row)
     # Of one pair there are several corrections: an engine is made to write one.
-    found = {
+    found |= {
         kind: [*{tuple(row.prompt): row for row in rows}.values()] for kind, rows in found.items()
     }
     near = [row for kind in ("edit", "selfee") for row in found[kind] if 0.85 <= row.copied <= 0.97]
