@@ -43,6 +43,7 @@ LENGTHS = (64, 256, 1024)
 TAIL = 32
 """Tokens that prefill ahead leaves."""
 DECODED, IN_FLIGHT = 256, (1, 32)
+CONTEXT_TOKENS = 4096
 
 
 class Bench:
@@ -57,10 +58,10 @@ class Bench:
             copy_speculation_tokens=16 if copying else 0,
             num_gpus=int(gpu),
             enforce_eager=not gpu,
-            max_model_len_tokens=4096,
+            max_model_len_tokens=CONTEXT_TOKENS,
         )
         marks = marks_of_all([(PLAIN, self.tokenizer)]) if copying else []
-        arguments = engine_arguments(settings, context_tokens=4096, marks=marks)
+        arguments = engine_arguments(settings, context_tokens=CONTEXT_TOKENS, marks=marks)
         self._engine = LLM(str(export), **arguments, **vllm_scoring.engine_arguments())
         self._engine.collective_rpc(vllm_scoring.Scoring.score_in_pieces.__name__)
         self._asked = 0
@@ -180,7 +181,11 @@ def main() -> None:
     layers, width = (36, 2048) if gpu else (2, 256)
     with tempfile.TemporaryDirectory(prefix="bench-gpu-serving-") as name:
         parameters = write_models(
-            Path(name), chain, layers=given.layers or layers, width=given.width or width
+            Path(name),
+            chain,
+            layers=given.layers or layers,
+            width=given.width or width,
+            context_tokens=CONTEXT_TOKENS,
         )
         print(f"{parameters:,} parameters")
         tell(*(_child(name, way, given) for way in ("plain", "copying")))

@@ -26,7 +26,6 @@ from aligner.prompt import PLAIN
 _TEMPLATE: Final = "{% for one in messages %}{{ one.role }} {{ one.content }} {% endfor %}assistant"
 _ANSWERS, _CORRECTS, _END = "assistant", ":", "</s>"
 """What the upstream's prompt ends with, the Aligner's, and a text."""
-_CONTEXT_TOKENS: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,9 @@ class Chain:
         return {one: after for words in said for one, after in pairwise(words)}
 
 
-def write_models(folder: Path, chain: Chain, *, layers: int = 8, width: int = 512) -> int:
+def write_models(
+    folder: Path, chain: Chain, *, layers: int = 8, width: int = 512, context_tokens: int = 2048
+) -> int:
     """An upstream in ``folder/chat``, an Aligner's export in ``folder/export``; their parameters.
 
     Eight layers of 512 are 30 million.
@@ -57,7 +58,7 @@ def write_models(folder: Path, chain: Chain, *, layers: int = 8, width: int = 51
     words = _vocabulary(chain)
     upstream = folder / "chat"
     upstream.mkdir()
-    model = _model(chain, words, layers=layers, width=width)
+    model = _model(chain, words, layers=layers, width=width, context_tokens=context_tokens)
     model.save_pretrained(upstream)
     _write_tokenizer(upstream, words)
     with artefacts.staging(str(folder / "export")) as staging:
@@ -100,7 +101,9 @@ def _write_tokenizer(folder: Path, words: dict[str, int]) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def _model(chain: Chain, words: dict[str, int], *, layers: int, width: int) -> LlamaForCausalLM:
+def _model(
+    chain: Chain, words: dict[str, int], *, layers: int, width: int, context_tokens: int
+) -> LlamaForCausalLM:
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -109,7 +112,7 @@ def _model(chain: Chain, words: dict[str, int], *, layers: int, width: int) -> L
             intermediate_size=round(width * 8 / 3 / 32) * 32,
             num_hidden_layers=layers,
             num_attention_heads=width // 64,
-            max_position_embeddings=_CONTEXT_TOKENS,
+            max_position_embeddings=context_tokens,
             bos_token_id=words["<s>"],
             eos_token_id=words[_END],
             tie_word_embeddings=False,
