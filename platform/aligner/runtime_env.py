@@ -4,6 +4,7 @@ Neither may import the other, and both meet the same traps: settings that Ray re
 environment, ports, and how this code reaches the worker processes.
 """
 
+import contextlib
 import gc
 import os
 import secrets
@@ -101,12 +102,15 @@ def private_cluster(*, num_cpus: int | None = None) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """A free TCP port on loopback, outside Ray's worker range (10002-19999)."""
+    """A free TCP port on loopback that nobody takes by chance before it is listened on.
+
+    It lies above the ports that Ray gives its workers (10002-19999), and below those that Ray's
+    agents (52365) and the kernel (32768 and up) take unasked.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if not 10_002 <= port <= 19_999:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
 
 

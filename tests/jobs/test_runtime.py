@@ -1,6 +1,9 @@
+import itertools
 import os
 import pkgutil
+import secrets
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -40,9 +43,20 @@ def test_a_private_cluster_is_never_the_one_that_somebody_else_has_started() -> 
     assert private_cluster()["address"] == "local"
 
 
-def test_a_free_port_lies_outside_of_rays_worker_range() -> None:
+def test_a_free_port_is_none_that_ray_or_the_kernel_takes_unasked() -> None:
+    workers, agents, kernel = range(10_002, 20_000), range(52_365, 52_366), range(32_768, 65_536)
     ports = [runtime.free_port() for _ in range(50)]
-    assert not [port for port in ports if 10_002 <= port <= 19_999]
+    assert not [port for port in ports if port in workers or port in agents or port in kernel]
+
+
+def test_a_free_port_is_none_that_somebody_listens_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", runtime.free_port()))
+        taken.listen()
+        port = taken.getsockname()[1]
+        drawn = itertools.chain([port - 20_000], itertools.count(1 + port - 20_000))
+        monkeypatch.setattr(secrets, "randbelow", lambda most: next(drawn) % most)
+        assert runtime.free_port() != port
 
 
 def test_the_first_sigterm_is_noticed_and_the_second_one_interrupts() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from aligner.runtime_env import free_port
 from aligner_serve import keys
 
 CONFIG = """
@@ -91,9 +92,3 @@ def test_help_imports_neither_ray_nor_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -7,6 +7,7 @@ from typing import Any
 import own_process
 import pytest
 import torch
+from keep_reports import calibration
 from ray import serve
 from transformers import AutoModelForCausalLM
 
@@ -32,20 +33,6 @@ Ended = tuple[str, Finished | Failed]
 
 KEPT, ALWAYS, DOUBTED, PLAINLY = "kept", "always", "doubted", "plainly"
 """Aligners of one engine: with KEEP, with thresholds that all and nothing reach, and without."""
-
-
-def calibration(known_export: Any, threshold: float) -> KeepCalibration:
-    return KeepCalibration(
-        export_hash=known_export.manifest.content_hash,
-        prompt_fingerprint=PLAIN.fingerprint,
-        threshold=threshold,
-        wanted_error=0.005,
-        confidence=0.95,
-        good=1,
-        flawed=600,
-        good_kept=1,
-        flawed_kept=0,
-    )
 
 
 class Engine:
@@ -86,9 +73,9 @@ class Engine:
 @pytest.fixture(scope="module")
 def engine(known_export: Any) -> Iterator[Engine]:
     keeps = {
-        KEPT: calibration(known_export, -0.5),
-        ALWAYS: calibration(known_export, -1000.0),
-        DOUBTED: calibration(known_export, 1.0),
+        KEPT: calibration(known_export.manifest, threshold=-0.5),
+        ALWAYS: calibration(known_export.manifest, threshold=-1000.0),
+        DOUBTED: calibration(known_export.manifest, threshold=1.0),
         PLAINLY: None,
     }
     aligner = {

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import boto3
+import keep_reports
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -199,18 +200,8 @@ def test_a_release_that_is_too_short_for_its_seat_is_refused(
 
 
 def calibration(manifest: Manifest) -> KeepCalibration:
-    return KeepCalibration(
-        export_hash=manifest.content_hash,
-        prompt_fingerprint=manifest.prompt_fingerprint,
-        threshold=-0.5,
-        wanted_error=0.005,
-        confidence=0.95,
-        good=10,
-        flawed=600,
-        good_kept=8,
-        flawed_kept=0,
-        curve=(KeepPoint(threshold=-0.5, kept_good=0.8, kept_flawed=0.0),),
-    )
+    drawn = (KeepPoint(threshold=-0.5, kept_good=0.8, kept_flawed=0.0),)
+    return keep_reports.calibration(manifest, threshold=-0.5).model_copy(update={"curve": drawn})
 
 
 def test_what_a_version_keeps_answers_by_is_part_of_its_release(
