@@ -82,9 +82,8 @@ class KeepCalibration(StrictModel):
     export_hash: str
     prompt_fingerprint: str
 
-    dtype: str | None = None
-    """What the scores were computed in: others come out of the same weights in another. ``None``:
-    it was not written down."""
+    dtype: str
+    """What the scores were computed in: others come out of the same weights in another."""
 
     statistic: Literal["weakest_token"] = "weakest_token"
     """What :attr:`CopyScores.score` was; thresholds of another are not comparable."""
@@ -195,7 +194,7 @@ class KeepCalibration(StrictModel):
         Raises:
             ContractMismatch: They are computed in another ``dtype``.
         """
-        if self.dtype not in (None, dtype):
+        if self.dtype != dtype:
             raise ContractMismatch(
                 f"{where}: the calibration of KEEP was made with dtype {self.dtype}, and the "
                 f"engine computes other scores in {dtype}; set engine.dtype={self.dtype}, or "
@@ -209,7 +208,7 @@ def calibrate(
     *,
     export_hash: str,
     prompt_fingerprint: str,
-    dtype: str | None = None,
+    dtype: str,
     wanted_error: float,
     confidence: float,
 ) -> KeepCalibration:

@@ -50,6 +50,7 @@ def keeps_all(manifest: Manifest) -> KeepCalibration:
     return KeepCalibration(
         export_hash=manifest.content_hash,
         prompt_fingerprint=manifest.prompt_fingerprint,
+        dtype="float32",
         threshold=-1000.0,
         wanted_error=0.5,
         confidence=0.5,

@@ -15,11 +15,14 @@ from aligner.reports import (
 )
 
 
-def calibration(manifest: Manifest, *, threshold: float | None) -> KeepCalibration:
+def calibration(
+    manifest: Manifest, *, threshold: float | None, dtype: str = "bfloat16"
+) -> KeepCalibration:
     """Of the export of ``manifest``."""
     return KeepCalibration(
         export_hash=manifest.content_hash,
         prompt_fingerprint=manifest.prompt_fingerprint,
+        dtype=dtype,
         threshold=threshold,
         wanted_error=0.005,
         confidence=0.95,

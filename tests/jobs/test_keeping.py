@@ -36,6 +36,7 @@ def found(**changes: Any) -> KeepCalibration:
     given = {
         "export_hash": MANIFEST.content_hash,
         "prompt_fingerprint": PLAIN.fingerprint,
+        "dtype": ENGINE.dtype,
         "wanted_error": 0.005,
         "confidence": 0.95,
         **changes,
@@ -93,8 +94,8 @@ def test_a_calibration_of_another_export_is_refused() -> None:
 
 
 def test_a_calibration_that_was_computed_in_another_way_is_refused() -> None:
-    tags = {KEEP_TAG: found(dtype="float32").to_tag()}
-    assert stored_calibration(subject(tags), STORED, engine=ENGINE) == found(dtype="float32")
+    tags = {KEEP_TAG: found().to_tag()}
+    assert stored_calibration(subject(tags), STORED, engine=ENGINE) == found()
     served = EngineConfig(dtype="bfloat16")
     with pytest.raises(ContractMismatch, match=r"models:/m/1: .* set engine.dtype=float32, or"):
         stored_calibration(subject(tags), STORED, engine=served)

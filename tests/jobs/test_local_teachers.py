@@ -62,6 +62,7 @@ def registered(folder: Path, *, calibrated: bool) -> tuple[MemoryTracker, Manife
         [-9.0] * 600,
         export_hash=export.content_hash,
         prompt_fingerprint=PLAIN.fingerprint,
+        dtype="float32",
         wanted_error=0.005,
         confidence=0.95,
     )

@@ -172,6 +172,7 @@ def kept(*, flawed: int) -> EvaluationReport:
         [-3.0] * flawed,
         export_hash="ab" * 32,
         prompt_fingerprint=PLAIN.fingerprint,
+        dtype="bfloat16",
         wanted_error=0.005,
         confidence=0.95,
     )

@@ -84,6 +84,7 @@ def test_what_was_found_about_keep_is_one_line() -> None:
         [-3.0] * 10,
         export_hash="h",
         prompt_fingerprint="f",
+        dtype="bfloat16",
         wanted_error=0.005,
         confidence=0.95,
     )

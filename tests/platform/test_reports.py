@@ -226,6 +226,7 @@ def test_the_calibration_of_a_report_is_read_by_its_uri(tmp_path: Path) -> None:
         [-5.0] * 600,
         export_hash="e" * 64,
         prompt_fingerprint=PLAIN.fingerprint,
+        dtype="bfloat16",
         wanted_error=0.005,
         confidence=0.95,
     )

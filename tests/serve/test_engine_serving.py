@@ -132,6 +132,7 @@ def keep_nothing() -> KeepCalibration:
     return KeepCalibration(
         export_hash="",
         prompt_fingerprint=PLAIN.fingerprint,
+        dtype="float32",
         threshold=1.0,
         wanted_error=0.005,
         confidence=0.95,

@@ -72,12 +72,12 @@ class Engine:
 
 @pytest.fixture(scope="module")
 def engine(known_export: Any) -> Iterator[Engine]:
-    keeps = {
-        KEPT: calibration(known_export.manifest, threshold=-0.5),
-        ALWAYS: calibration(known_export.manifest, threshold=-1000.0),
-        DOUBTED: calibration(known_export.manifest, threshold=1.0),
-        PLAINLY: None,
+    thresholds = {KEPT: -0.5, ALWAYS: -1000.0, DOUBTED: 1.0}
+    keeps: dict[str, KeepCalibration | None] = {
+        name: calibration(known_export.manifest, threshold=threshold, dtype="float32")
+        for name, threshold in thresholds.items()
     }
+    keeps[PLAINLY] = None
     aligner = {
         "source": {"kind": "path", "uri": known_export.uri},
         "engine": {"dtype": "float32"},

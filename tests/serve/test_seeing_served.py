@@ -92,7 +92,7 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 def calibrated(known_export: Any, folder: Path) -> str:
     """A report by which the answer that needs no correction is kept."""
-    keep = keep_reports.calibration(known_export.manifest, threshold=-0.5)
+    keep = keep_reports.calibration(known_export.manifest, threshold=-0.5, dtype="float32")
     return keep_reports.write_report(str(folder / "report"), keep)
 
 
