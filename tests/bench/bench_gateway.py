@@ -16,22 +16,18 @@ All sides take turns; the figures are medians of the turns.
 """
 
 import argparse
-import os
 import statistics
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
-import fixed_corrector
+import fixed_graph
 from flaky_api import Faults, FlakyApi
 from gateway_load import load
 from litellm_proxy import MODEL, proxy
 
 from aligner.runtime_env import free_port
-from aligner_serve import runtime
 from aligner_serve.config.graph import GraphConfig
 
 LATENCY_S = 0.05
@@ -48,11 +44,9 @@ def figure(name: str, ours: float, theirs: float, bar: float, *, ok: bool) -> No
     print(f"BENCH {name} {ours:.3g} {theirs:.3g} {ratio:.2f} {bar:g} {verdict}", flush=True)
 
 
-@contextmanager
-def graph(base_url: str) -> Iterator[str]:
-    """The address of the gateway's API."""
-    os.environ[fixed_corrector.LATENCY_ENV] = str(LATENCY_S)
-    config = GraphConfig.model_validate(
+def graph(base_url: str) -> GraphConfig:
+    """One upstream behind an API, and one aligner."""
+    return GraphConfig.model_validate(
         {
             "port": free_port(),
             "base_url": base_url,
@@ -66,23 +60,6 @@ def graph(base_url: str) -> Iterator[str]:
             },
         }
     )
-    with runtime.ray_and_serve(config):
-        from ray import cloudpickle, serve
-
-        from aligner_serve.app import build_with
-        from aligner_serve.probe import Probe
-        from aligner_serve.release import Release
-
-        # Replicas do not find the stand-in, which is no part of the wheel.
-        cloudpickle.register_pickle_by_value(fixed_corrector)  # type: ignore[no-untyped-call]
-        released = Release(
-            version="models:/fixed/1", uri="nowhere", content_hash="", prompt_fingerprint=""
-        )
-        stand_in = fixed_corrector.FixedCorrector
-        probes = {"fixed": Probe()}
-        application = build_with(config, {"fixed": released}, probes, corrector=stand_in)
-        serve.run(application, name="aligner", route_prefix="/")
-        yield f"{config.url}/v1"
 
 
 class Turns:
@@ -142,8 +119,9 @@ def main() -> None:
     with (
         FlakyApi(Faults(latency_s=LATENCY_S)) as api,
         proxy(api.base_url, workers=options.litellm_workers) as theirs,
-        graph(api.base_url) as ours,
+        fixed_graph.serving(graph(api.base_url), latency_s=LATENCY_S) as served,
     ):
+        ours = f"{served}/v1"
         # Connections, routes and caches come into being with the first requests.
         for address, model in ((ours, "up+fixed"), (theirs, MODEL)):
             load((address, model), in_flight=64, requests=300)

@@ -1,21 +1,42 @@
 """10,000 drawn requests against the gateway's own description: no 5xx, no reply it does not allow.
 
-The gateway is the real one over engines of fixed latency, unless ``--url`` names another, whose
-models must then be called as those of ``tests/fakes/fixed_engines.py``.
+The gateway is the real one over engines of fixed latency, in one process. With ``--served`` it
+stands in Ray Serve behind HAProxy, as its users meet it. ``--url`` names any other, whose models
+must then be called as those of ``tests/fakes/fixed_engines.py``.
 
-    python tests/bench/fuzz_api.py [--examples 2500] [--seed 0] [--url http://127.0.0.1:8000]
+    python tests/bench/fuzz_api.py [--examples 2500] [--seed 0] [--served | --url ADDRESS]
 """
 
 import argparse
 import contextlib
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
-from fixed_engines import FixedGateway
+import fixed_engines
+import fixed_graph
+from flaky_api import Faults, FlakyApi
 from fuzzing import fuzz
+
+from aligner.runtime_env import free_port
+
+
+@contextlib.contextmanager
+def served() -> Iterator[str]:
+    """The address of a gateway in Ray Serve."""
+    with FlakyApi(Faults(latency_s=0.0)) as api, tempfile.TemporaryDirectory() as feedback:
+        config = fixed_engines.config(
+            base_url=api.base_url,
+            upstreams={"iron": {"raw": True, "stream": False}},
+            feedback={"uri": feedback},
+            port=free_port(),
+        )
+        with fixed_graph.serving(config, latency_s=0.0) as url:
+            yield url
 
 
 def main() -> None:
@@ -25,10 +46,15 @@ def main() -> None:
         "--examples", type=int, default=2500, help="to each route that takes a body"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--url")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--served", action="store_true", help="in Ray Serve")
+    where.add_argument("--url", help="of a gateway that runs")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        url = options.url or stack.enter_context(FixedGateway()).url
+        if options.served:
+            url = stack.enter_context(served())
+        else:
+            url = options.url or stack.enter_context(fixed_engines.FixedGateway()).url
         started = time.perf_counter()
         fuzzed = fuzz(url, examples=options.examples, seed=options.seed, workers=2)
     took_s = time.perf_counter() - started

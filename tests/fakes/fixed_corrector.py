@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from aligner.records import Question
-from aligner_serve.pieces import Delta, Finished, Piece, Usage, gathered
+from aligner_serve.pieces import Delta, Failed, Finished, Piece, Usage, gathered
 
 LATENCY_ENV = "FIXED_CORRECTOR_LATENCY_S"
 
@@ -25,8 +25,14 @@ class FixedCorrector:
     async def correct(
         self, aligner: str, question: Question, answer: str, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
-        """The answer again, behind the time at which its first piece was ready."""
+        """The answer again, behind the time at which its first piece was ready.
+
+        ``broken`` and ``strict`` have none, as those of ``fixed_engines.py``.
+        """
         await asyncio.sleep(self._latency_s)
+        if aligner in ("broken", "strict"):
+            yield Failed("too_long")
+            return
         words = answer.split() if stream else [answer]
         yield Delta(f"{time.monotonic_ns()} ")
         for word in words:

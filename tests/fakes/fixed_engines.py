@@ -102,7 +102,8 @@ def _parts(text: str, *, stream: bool) -> list[str]:
 
 def config(**changes: Any) -> GraphConfig:
     """The graph that all these models belong to."""
-    source = {"source": {"kind": "path", "uri": "nowhere"}}
+    # Where they are deployments, nothing in them computes.
+    source = {"source": {"kind": "path", "uri": "nowhere"}, "scaling": {"num_cpus": 0.1}}
     return GraphConfig.model_validate(
         {
             "base_url": "http://127.0.0.1:9/v1",
