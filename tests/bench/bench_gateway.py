@@ -16,13 +16,15 @@ All sides take turns; the figures are medians of the turns.
 """
 
 import argparse
+import os
 import statistics
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
-import fixed_graph
+import stand_ins
+from fixed_corrector import LATENCY_ENV, FixedCorrector
 from flaky_api import Faults, FlakyApi
 from gateway_load import load
 from litellm_proxy import MODEL, proxy
@@ -116,10 +118,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--litellm-workers", type=int, default=1)
     options = parser.parse_args()
+    os.environ[LATENCY_ENV] = str(LATENCY_S)
     with (
         FlakyApi(Faults(latency_s=LATENCY_S)) as api,
         proxy(api.base_url, workers=options.litellm_workers) as theirs,
-        fixed_graph.serving(graph(api.base_url), latency_s=LATENCY_S) as served,
+        stand_ins.serving(graph(api.base_url), corrector=FixedCorrector) as served,
     ):
         ours = f"{served}/v1"
         # Connections, routes and caches come into being with the first requests.

@@ -24,10 +24,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
+import keep_reports
 import random_models
 import timed_corrector
 
-from aligner.keeping import KeepCalibration
 from aligner.manifest import Manifest
 from aligner.prompt import PLAIN
 from aligner.runtime_env import free_port
@@ -43,22 +43,6 @@ def figure(name: str, ours: float, theirs: float, bar: float) -> None:
     ratio = ours / theirs
     verdict = "ok" if ratio <= bar else "short"
     print(f"BENCH {name} {ours:.3g} {theirs:.3g} {ratio:.2f} {bar:g} {verdict}", flush=True)
-
-
-def keeps_all(manifest: Manifest) -> KeepCalibration:
-    """A calibration by which every answer is kept."""
-    return KeepCalibration(
-        export_hash=manifest.content_hash,
-        prompt_fingerprint=manifest.prompt_fingerprint,
-        dtype="float32",
-        threshold=-1000.0,
-        wanted_error=0.5,
-        confidence=0.5,
-        good=1,
-        flawed=1,
-        good_kept=1,
-        flawed_kept=1,
-    )
 
 
 @contextmanager
@@ -88,7 +72,8 @@ def corrector(uri: str, manifest: Manifest) -> Iterator[Any]:
         for module in (random_models, timed_corrector):
             cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
         released = release.resolve(config.aligners["keeps"].source, config.tracking)
-        released = released.model_copy(update={"keep": keeps_all(manifest)})
+        keep_all = keep_reports.calibration(manifest, threshold=-1000.0, dtype="float32")
+        released = released.model_copy(update={"keep": keep_all})
         probes = {"keeps": Probe(pairs=(Pair(question="w1", answer="w2"),))}
         applications = app._correctors(
             config, {"keeps": released}, probes, timed_corrector.TimedCorrector

@@ -30,11 +30,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
 import open_load
-import paced_engines
+import stand_ins
 from open_load import Asked, Pair, Stretch
+from paced_engines import PacedCorrector, PacedUpstream
 
 from aligner.runtime_env import free_port
-from aligner_serve import runtime
 from aligner_serve.config.graph import GraphConfig
 
 MODEL = "own+paced"
@@ -123,28 +123,10 @@ def graph_config(targets: dict[str, Any]) -> GraphConfig:
 @contextmanager
 def graph(targets: dict[str, Any]) -> Iterator[str]:
     """The address of the gateway's API."""
-    config = graph_config(targets)
-    with runtime.ray_and_serve(config):
-        from ray import cloudpickle, serve
-
-        from aligner_serve.app import build_with
-        from aligner_serve.probe import Probe
-        from aligner_serve.release import Release
-
-        # Replicas do not find the stand-ins, which are no part of the wheel.
-        cloudpickle.register_pickle_by_value(paced_engines)  # type: ignore[no-untyped-call]
-        released = Release(
-            version="models:/paced/1", uri="nowhere", content_hash="", prompt_fingerprint=""
-        )
-        application = build_with(
-            config,
-            {"paced": released},
-            {"paced": Probe()},
-            corrector=paced_engines.PacedCorrector,
-            upstream_engine=paced_engines.PacedUpstream,
-        )
-        serve.run(application, name="aligner", route_prefix="/")
-        yield f"{config.url}/v1"
+    with stand_ins.serving(
+        graph_config(targets), corrector=PacedCorrector, upstream_engine=PacedUpstream
+    ) as url:
+        yield f"{url}/v1"
 
 
 async def watched(url: str, model: str, mix: Sequence[Pair], stretches: list[Stretch]) -> Watched:

@@ -9,6 +9,7 @@ must then be called as those of ``tests/fakes/fixed_engines.py``.
 
 import argparse
 import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -18,7 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
 import fixed_engines
-import fixed_graph
+import stand_ins
+from fixed_corrector import LATENCY_ENV, FixedCorrector
 from flaky_api import Faults, FlakyApi
 from fuzzing import fuzz
 
@@ -35,7 +37,8 @@ def served() -> Iterator[str]:
             feedback={"uri": feedback},
             port=free_port(),
         )
-        with fixed_graph.serving(config, latency_s=0.0) as url:
+        os.environ[LATENCY_ENV] = "0"
+        with stand_ins.serving(config, corrector=FixedCorrector) as url:
             yield url
 
 

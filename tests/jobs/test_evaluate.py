@@ -3,6 +3,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import keep_reports
 import pyarrow.parquet as pq
 import pytest
 import tokenizers
@@ -20,7 +21,7 @@ from aligner.errors import ContractMismatch, DataError, EndpointError, GateRefus
 from aligner.exports import FINGERPRINT_TAG, HASH_TAG
 from aligner.gates import Gate
 from aligner.judging import DIMENSIONS
-from aligner.keeping import KEEP_TAG, KeepCalibration, calibrate
+from aligner.keeping import KEEP_TAG, KeepCalibration
 from aligner.manifest import Manifest, Parent
 from aligner.prompt import PLAIN, PromptTemplate
 from aligner.records import Answered, Triple
@@ -307,15 +308,7 @@ def test_answers_are_kept_by_the_threshold_that_their_version_carries(
     tmp_path: Path, trained: tuple[str, Manifest]
 ) -> None:
     uri, export = trained
-    threshold = calibrate(
-        [-0.5],
-        [-9.0] * 600,
-        export_hash=export.content_hash,
-        prompt_fingerprint=PLAIN.fingerprint,
-        dtype="float32",
-        wanted_error=0.005,
-        confidence=0.95,
-    )
+    threshold = keep_reports.calibration(export, threshold=-0.5, dtype="float32")
     tracker = MemoryTracker()
     tracker.register("m", source=uri, run_id="r", tags={KEEP_TAG: threshold.to_tag()})
     with SimworldServer(SEED) as server:

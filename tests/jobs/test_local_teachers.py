@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import keep_reports
 import pyarrow.parquet as pq
 import pytest
 from chain_models import Chain, write_models
@@ -12,9 +13,8 @@ from aligner import artefacts
 from aligner.adapters.memory_tracker import MemoryTracker
 from aligner.config import validate
 from aligner.errors import ConfigError
-from aligner.keeping import KEEP_TAG, calibrate
+from aligner.keeping import KEEP_TAG
 from aligner.manifest import Manifest
-from aligner.prompt import PLAIN
 from aligner_jobs import build_dataset
 from aligner_jobs.build_dataset import BuildResult
 from aligner_jobs.config.build_dataset import BuildDatasetConfig
@@ -57,15 +57,7 @@ def registered(folder: Path, *, calibrated: bool) -> tuple[MemoryTracker, Manife
     write_models(folder, Chain(("w2",), tuple(SAYS.split())), layers=1, width=256)
     uri = str(folder / "export")
     export = artefacts.read_manifest(uri, kind="export")
-    keep = calibrate(
-        [-1.0],
-        [-9.0] * 600,
-        export_hash=export.content_hash,
-        prompt_fingerprint=PLAIN.fingerprint,
-        dtype="float32",
-        wanted_error=0.005,
-        confidence=0.95,
-    )
+    keep = keep_reports.calibration(export, threshold=-1.0, dtype="float32")
     tracker = MemoryTracker()
     tags = {KEEP_TAG: keep.to_tag()} if calibrated else {}
     tracker.register("m", source=uri, run_id="r", tags=tags)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import keep_reports
 import own_process
 import psutil
 import pytest
@@ -127,30 +128,12 @@ def config(
     )
 
 
-def keep_nothing() -> KeepCalibration:
-    """Reads all copies, and keeps none: they are scored with adapters, too."""
-    return KeepCalibration(
-        export_hash="",
-        prompt_fingerprint=PLAIN.fingerprint,
-        dtype="float32",
-        threshold=1.0,
-        wanted_error=0.005,
-        confidence=0.95,
-        good=1,
-        flawed=600,
-        good_kept=0,
-        flawed_kept=0,
-    )
-
-
 class Graph:
     """The deployments with engines, without a gateway before them."""
 
-    def __init__(self, config: GraphConfig) -> None:
+    def __init__(self, config: GraphConfig, keep: KeepCalibration) -> None:
         released = {
-            name: release.resolve(seat.source, config.tracking).model_copy(
-                update={"keep": keep_nothing()}
-            )
+            name: release.resolve(seat.source, config.tracking).model_copy(update={"keep": keep})
             for name, seat in config.seats.items()
         }
         correctors = app._correctors(config, released, probe.load_all(config), Corrector)
@@ -184,9 +167,11 @@ class Graph:
 
 
 @pytest.fixture(scope="module")
-def graph(config: GraphConfig) -> Iterator[Graph]:
+def graph(config: GraphConfig, known_export: Any) -> Iterator[Graph]:
+    # All copies are read and none is kept: they are scored with adapters, too.
+    keep = keep_reports.calibration(known_export.manifest, threshold=1.0, dtype="float32")
     with own_process.ray_and_serve(config):
-        yield Graph(config)
+        yield Graph(config, keep)
 
 
 async def end_of(pieces: AsyncGenerator[Piece]) -> tuple[str, Finished | Failed]:
