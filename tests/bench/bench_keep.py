@@ -100,6 +100,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     args = parser.parse_args()
+    # The handle here outlives the event loop that uses it.
+    os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"
     with tempfile.TemporaryDirectory(prefix="bench-keep-") as folder:
         uri = os.path.join(folder, "export")
         manifest, parameters = random_models.write_export(
