@@ -89,6 +89,8 @@ def worker(rank: int, folder: Path) -> None:
         }
         del engine
     (folder / f"{rank}.json").write_text(json.dumps(found))
+    # Threads of a group that still stands can abort the process at its end.
+    distributed.destroy_process_group()
 
 
 def main() -> None:
