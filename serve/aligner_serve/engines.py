@@ -244,11 +244,9 @@ class Engine:
         wanted = SamplingParams(
             max_tokens=1,
             temperature=0.0,
-            prompt_logprobs=None if scored_from is None else 0,
-            extra_args=None if scored_from is None else {vllm_scoring.SCORED_FROM: scored_from},
-            flat_logprobs=True,
             detokenize=False,
             skip_reading_prefix_cache=not cached,
+            **({} if scored_from is None else vllm_scoring.request_arguments(scored_from)),
         )
         async with aclosing(self._generate(prompt, wanted, model)) as items:
             return await anext(items)

@@ -112,8 +112,7 @@ def _reading(bench: Bench, answer: str, length: int, *, turns: int) -> dict[str,
 
     def keep() -> float:
         prompt = bench.prompt(answer)
-        scored = {vllm_scoring.SCORED_FROM: len(prompt)}
-        wanted = {"prompt_logprobs": 0, "flat_logprobs": True, "extra_args": scored}
+        wanted = vllm_scoring.request_arguments(len(prompt))
         return bench.ms([[*prompt, *copy]], 1, **wanted)[0]
 
     def ahead() -> float:

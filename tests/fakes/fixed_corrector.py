@@ -10,6 +10,8 @@ from aligner.records import Question
 from aligner_serve.pieces import Delta, Failed, Finished, Piece, Usage, gathered
 
 LATENCY_ENV = "FIXED_CORRECTOR_LATENCY_S"
+FAILING = ("broken", "strict")
+"""Aligners that have no correction."""
 
 
 class FixedCorrector:
@@ -25,12 +27,9 @@ class FixedCorrector:
     async def correct(
         self, aligner: str, question: Question, answer: str, *, deadline_s: float, stream: bool
     ) -> AsyncGenerator[Piece]:
-        """The answer again, behind the time at which its first piece was ready.
-
-        ``broken`` and ``strict`` have none, as those of ``fixed_engines.py``.
-        """
+        """The answer again, behind the time at which its first piece was ready."""
         await asyncio.sleep(self._latency_s)
-        if aligner in ("broken", "strict"):
+        if aligner in FAILING:
             yield Failed("too_long")
             return
         words = answer.split() if stream else [answer]

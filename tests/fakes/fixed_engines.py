@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import uvicorn
+from fixed_corrector import FAILING
 from unread import Unread
 
 from aligner.feedback import FeedbackRow
@@ -81,9 +82,9 @@ class FixedCorrector(Unread):
     async def correct(
         self, question: Question, answer: str, *, deadline_s: float, stream: bool, session: str = ""
     ) -> AsyncGenerator[Piece]:
-        """One correction; ``broken`` and ``strict`` have none."""
+        """One correction."""
         await asyncio.sleep(self._latency_s)
-        if self._name in ("broken", "strict"):
+        if self._name in FAILING:
             yield Failed("too_long")
             return
         for text in _parts(correction_of(answer, self._name), stream=stream):

@@ -9,7 +9,7 @@ the request names. The scores are the same.
 from types import MethodType
 from typing import Any, Final
 
-SCORED_FROM: Final = "scored_from"
+_SCORED_FROM: Final = "scored_from"
 """Key of a request's ``extra_args``: index of the first token that is to be scored, 1 or more."""
 
 _OWN: Final = "_get_prompt_logprobs_dict"
@@ -35,6 +35,15 @@ def engine_arguments() -> dict[str, Any]:
     return {"worker_extension_cls": f"{Scoring.__module__}.{Scoring.__qualname__}"}
 
 
+def request_arguments(scored_from: int) -> dict[str, Any]:
+    """vLLM's sampling parameters for the scores of a prompt's tokens from that index on."""
+    return {
+        "prompt_logprobs": 0,
+        "flat_logprobs": True,
+        "extra_args": {_SCORED_FROM: scored_from},
+    }
+
+
 def _scores_by_request(
     runner: Any, hidden_states_TH: Any, scheduled: dict[str, int]
 ) -> dict[str, Any]:
@@ -55,7 +64,7 @@ def _scores_by_request(
         if scores is None:
             scores = LogprobsTensors.empty_cpu(len(ids) - 1, 1)
             request.in_progress_prompt_logprobs_cpu = scores
-        begin = max(done, (request.sampling_params.extra_args or {}).get(SCORED_FROM, 1) - 1)
+        begin = max(done, (request.sampling_params.extra_args or {}).get(_SCORED_FROM, 1) - 1)
         # Behind the prompt's last token stands none of it.
         end = min(done + tokens, len(ids) - 1)
         row = runner.input_batch.req_id_to_index[name]
