@@ -180,12 +180,13 @@ def quickstart(out: Path, seed: int, overrides: tuple[str, ...]) -> None:
 @click.option("--seed", default=0, show_default=True, help="Of the world.")
 @click.option("--port", default=8100, show_default=True, help="On loopback.")
 @click.option("--latency-s", default=0.0, show_default=True, help="Added to each reply.")
+@click.option("--word-s", default=0.0, show_default=True, help="Added for each word of a stream.")
 @click.option("--fault-rate", default=0.0, show_default=True, help="Share of replies that fail.")
-def simworld(seed: int, port: int, latency_s: float, fault_rate: float) -> None:
+def simworld(seed: int, port: int, latency_s: float, word_s: float, fault_rate: float) -> None:
     """Serve the simulated upstreams as an OpenAI-compatible API."""
     from aligner.adapters.simworld_http import serve
 
-    serve(seed=seed, port=port, latency_s=latency_s, fault_rate=fault_rate)
+    serve(seed=seed, port=port, latency_s=latency_s, word_s=word_s, fault_rate=fault_rate)
 
 
 if __name__ == "__main__":

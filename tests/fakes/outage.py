@@ -1,7 +1,8 @@
 """A server that goes away for a while: a relay in front of it that cuts and refuses connections."""
 
-import asyncio
 import contextlib
+import socket
+import socketserver
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -11,19 +12,21 @@ from aligner_jobs.runtime import free_port
 
 
 class Relay:
-    """Passes TCP connections on to ``port``; runs in a thread of its own as a context manager."""
+    """Passes TCP connections on to ``port``, in threads of its own, within a ``with`` block."""
 
     def __init__(self, port: int) -> None:
         self.port = free_port()
-        self.passed_bytes = 0
-        """What went through, in both directions."""
         self._target = port
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._server: asyncio.Server | None = None
+        self._passed = 0
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def passed_bytes(self) -> int:
+        """What went through, in both directions."""
+        return self._passed + (self._server.passed_bytes if self._server else 0)
 
     def __enter__(self) -> Self:
-        self._thread.start()
         self.come_back()
         return self
 
@@ -34,52 +37,90 @@ class Relay:
         trace: TracebackType | None,
     ) -> None:
         self.go_away()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=10)
-        self._loop.close()
-
-    def go_away(self) -> None:
-        """Cut all connections and refuse new ones."""
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(timeout=10)
 
     def come_back(self) -> None:
         """Take connections again."""
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(timeout=10)
+        self._server = _Server(self.port, self._target)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
 
-    async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+    def go_away(self) -> None:
+        """Cut all connections and refuse new ones; nothing is open any more when it returns."""
+        server, thread = self._server, self._thread
+        if server is None or thread is None:
+            return
+        server.shutdown()
+        server.cut()
+        server.server_close()
+        thread.join()
+        self._passed += server.passed_bytes
+        self._server = self._thread = None
 
-    async def _stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        # A connection that was taken only now is closed by the task that serves it; one that is
-        # cancelled before its first line would leave it open.
-        await asyncio.sleep(0.01)
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            for task in others:
-                task.cancel()
-            await asyncio.wait(others)
-        await asyncio.sleep(0.01)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError), _aborted(writer):
-            there, back = await asyncio.open_connection("127.0.0.1", self._target)
-            with _aborted(back):
-                await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+class _Server(socketserver.ThreadingTCPServer):
+    """The relay from one coming to the next going."""
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, port: int, target: int) -> None:
+        self.passed_bytes = 0
+        self.target = ("127.0.0.1", target)
+        self._lock = threading.Lock()
+        self._over = False
+        self._open: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", port), _Connection)
+
+    def cut(self) -> None:
+        """End all connections, and those that have been taken but not been served yet."""
+        with self._lock:
+            self._over = True
+            for end in self._open:
+                _shut(end)
+
+    @contextlib.contextmanager
+    def holding(self, *ends: socket.socket) -> Iterator[None]:
+        """Within it the ``ends`` of a connection are cut with all others."""
+        with self._lock:
+            self._open.update(ends)
+            if self._over:
+                for end in ends:
+                    _shut(end)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.difference_update(ends)
+
+    def pump(self, source: socket.socket, sink: socket.socket) -> None:
+        """Pass on what comes until there is no more, and then end the connection."""
         with contextlib.suppress(OSError):
-            while chunk := await reader.read(1 << 16):
-                self.passed_bytes += len(chunk)
-                writer.write(chunk)
-                await writer.drain()
-        writer.close()
+            while chunk := source.recv(1 << 16):
+                with self._lock:
+                    self.passed_bytes += len(chunk)
+                sink.sendall(chunk)
+        _shut(sink)
 
 
-@contextlib.contextmanager
-def _aborted(writer: asyncio.StreamWriter) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        writer.transport.abort()
+class _Connection(socketserver.BaseRequestHandler):
+    """One client's, from its first byte to its last."""
+
+    request: socket.socket
+    server: _Server
+
+    def handle(self) -> None:
+        server = self.server
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(server.target) as target,
+            server.holding(self.request, target),
+        ):
+            back = threading.Thread(target=server.pump, args=(target, self.request))
+            back.start()
+            server.pump(self.request, target)
+            back.join()
+
+
+def _shut(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)

@@ -99,7 +99,8 @@ def calibrated(known_export: Any, folder: Path) -> str:
 @pytest.fixture(scope="module")
 def seen(known_export: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     folder = tmp_path_factory.mktemp("seeing")
-    with SimworldServer(seed=known_export.seed) as simworld:
+    # At a pace, so that there is time to read ahead.
+    with SimworldServer(seed=known_export.seed, word_s=0.02) as simworld:
         config = {
             "port": free_port(),
             "base_url": simworld.base_url,

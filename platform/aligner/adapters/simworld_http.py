@@ -61,9 +61,12 @@ class _Refused(Exception):
         self.status, self.message, self.code = status, message, code
 
 
-def build_app(seed: int, *, latency_s: float = 0.0, fault_rate: float = 0.0) -> Starlette:
+def build_app(
+    seed: int, *, latency_s: float = 0.0, word_s: float = 0.0, fault_rate: float = 0.0
+) -> Starlette:
     """The application: ``/v1/chat/completions``, ``/v1/models`` and ``/healthz``.
 
+    A reply begins after ``latency_s``; a stream takes ``word_s`` more for each of its words.
     ``fault_rate`` of the chat requests fail on purpose, 429 with ``Retry-After`` and 500 by turns,
     so that a client's retries can be tried out.
     """
@@ -84,7 +87,7 @@ def build_app(seed: int, *, latency_s: float = 0.0, fault_rate: float = 0.0) -> 
             # Whoever asked has been interrupted; nobody reads this.
             return Response(status_code=499)
         if asked.stream:
-            return StreamingResponse(_events(asked, texts), media_type="text/event-stream")
+            return StreamingResponse(_events(asked, texts, word_s), media_type="text/event-stream")
         return _json(_completion(asked, texts))
 
     async def models(_: Request) -> Response:
@@ -116,6 +119,7 @@ def serve(
     port: int,
     *,
     latency_s: float = 0.0,
+    word_s: float = 0.0,
     fault_rate: float = 0.0,
     host: str = "127.0.0.1",
     until_stdin_closes: bool = False,
@@ -126,7 +130,7 @@ def serve(
         ConfigError: The port cannot be had.
     """
     listener = _listen(host, port)
-    app = build_app(seed, latency_s=latency_s, fault_rate=fault_rate)
+    app = build_app(seed, latency_s=latency_s, word_s=word_s, fault_rate=fault_rate)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     if until_stdin_closes:
         threading.Thread(target=_watch_stdin, args=(server,), daemon=True).start()
@@ -142,8 +146,15 @@ class SimworldServer:
     The child ends with the block, and also when this process dies without leaving it.
     """
 
-    def __init__(self, seed: int, *, latency_s: float = 0.0, fault_rate: float = 0.0) -> None:
-        self._options = [f"--seed={seed}", f"--latency-s={latency_s}", f"--fault-rate={fault_rate}"]
+    def __init__(
+        self, seed: int, *, latency_s: float = 0.0, word_s: float = 0.0, fault_rate: float = 0.0
+    ) -> None:
+        self._options = [
+            f"--seed={seed}",
+            f"--latency-s={latency_s}",
+            f"--word-s={word_s}",
+            f"--fault-rate={fault_rate}",
+        ]
         self._process: subprocess.Popen[str] | None = None
         self._port = 0
 
@@ -208,6 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--port", type=int, default=8100)
     parser.add_argument("--latency-s", type=float, default=0.0)
+    parser.add_argument("--word-s", type=float, default=0.0)
     parser.add_argument("--fault-rate", type=float, default=0.0)
     parser.add_argument("--until-stdin-closes", action="store_true")
     try:
@@ -302,7 +314,7 @@ def _usage(asked: _Request, texts: list[str]) -> dict[str, int]:
     }
 
 
-async def _events(asked: _Request, texts: list[str]) -> AsyncIterator[bytes]:
+async def _events(asked: _Request, texts: list[str], word_s: float) -> AsyncIterator[bytes]:
     head = {
         "id": "chatcmpl-simworld",
         "object": "chat.completion.chunk",
@@ -314,6 +326,8 @@ async def _events(asked: _Request, texts: list[str]) -> AsyncIterator[bytes]:
         deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
         deltas += [{"content": piece} for piece in pieces]
         for delta in deltas:
+            if word_s and delta.get("content"):
+                await asyncio.sleep(word_s)
             choice = {"index": index, "delta": delta, "finish_reason": None}
             yield f"data: {json.dumps({**head, 'choices': [choice]})}\n\n".encode()
         last = {"index": index, "delta": {}, "finish_reason": "stop"}

@@ -71,6 +71,21 @@ def test_a_stream_joins_to_the_same_text(client: openai.OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
+def test_a_stream_comes_at_the_pace_that_is_set() -> None:
+    with (
+        SimworldServer(SEED, word_s=0.02) as server,
+        openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client,
+    ):
+        started = time.monotonic()
+        stream = client.chat.completions.create(
+            model="amber", messages=[{"role": "user", "content": QUESTION}], stream=True
+        )
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        took = time.monotonic() - started
+    assert text == answer(WORLD, "amber", Question(QUESTION))
+    assert took >= 0.02 * len(text.split())
+
+
 def test_an_unknown_model_is_an_openai_error(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="no", messages=[{"role": "user", "content": "x"}])
