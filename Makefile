@@ -29,6 +29,8 @@ TORCH_gpu :=
 # Where the environment forbids Python to keep what it has compiled, each of the many processes of a
 # run would compile some thousands of modules anew: several seconds each, half a minute with vLLM.
 export PYTHONDONTWRITEBYTECODE :=
+# The engines are large, and a package index may be slow to begin.
+export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
 .PHONY: help

@@ -31,11 +31,19 @@ collect_rarely()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says more of what else the machine does than of the code.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+settings.register_profile(
+    "ours",
+    # How long an example takes says more of what else the machine does than of the code.
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    # The same examples each time: whoever looks for new ones should be the one who gets to see them.
+    derandomize="ALIGNER_TEST_EXPLORE" not in os.environ,
+)
+settings.load_profile("ours")
 
 _SLOW = ("e2e", "slow")
+_SLOW_TIMEOUT_S = 900
+"""Of one slow test, its fixtures included, unless its own mark says otherwise."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,7 +52,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Of several processes none should be left with a slow one at the end: there they come first.
     """
     several = "PYTEST_XDIST_WORKER" in os.environ
-    items.sort(key=lambda item: any(map(item.get_closest_marker, _SLOW)), reverse=several)
+    slow = {item: any(map(item.get_closest_marker, _SLOW)) for item in items}
+    items.sort(key=lambda item: slow[item], reverse=several)
+    for item in items:
+        if slow[item] and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_SLOW_TIMEOUT_S))
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,13 @@ environment, ports, and how this code reaches the worker processes.
 import contextlib
 import gc
 import os
+import random
 import secrets
 import socket
 from pathlib import Path
 from typing import Any
+
+from aligner.errors import ConfigError
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _ROOTS = ("platform", "jobs", "serve")
@@ -101,17 +104,28 @@ def private_cluster(*, num_cpus: int | None = None) -> dict[str, Any]:
     }
 
 
-def free_port() -> int:
-    """A free TCP port on loopback that nobody takes by chance before it is listened on.
+def free_port(among: range = range(20_000, 30_000)) -> int:
+    """A free TCP port on loopback that nobody takes before it is listened on.
 
-    It lies above the ports that Ray gives its workers (10002-19999), and below those that Ray's
-    agents (52365) and the kernel (32768 and up) take unasked.
+    By default it lies above the ports that Ray gives its workers (10002-19999), and below those
+    that Ray's agents (52365) and the kernel (32768 and up) take unasked. No port is drawn twice
+    by programs of ours on this machine while the one that drew it first lives.
+
+    Raises:
+        ConfigError: None of them is free.
     """
-    while True:
-        port = 20_000 + secrets.randbelow(10_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
+    # Not as tests are seeded: several processes would want the same ones.
+    for port in random.SystemRandom().sample(among, len(among)):
+        drawn = socket.socket(type=socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError), drawn, socket.socket() as probe:
+            # The UDP port of the same number is the sign; the system removes it with the process.
+            drawn.bind(("127.0.0.1", port))
             probe.bind(("127.0.0.1", port))
+            drawn.detach()
             return port
+    raise ConfigError(
+        f"none of the ports {among.start} to {among.stop - 1} is free; end programs that hold them."
+    )
 
 
 def _has_gpu() -> bool:

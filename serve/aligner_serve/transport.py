@@ -25,6 +25,9 @@ _SETTINGS = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50",
 }
 
+_GATEWAYS_FROM = range(30_000, 32_701, 20)
+"""Where the ports of one graph's gateways may begin, below those that the kernel takes unasked."""
+
 
 @contextlib.contextmanager
 def fast_transport() -> Iterator[None]:
@@ -52,6 +55,7 @@ def _behind_haproxy(folder: Path, binary: str) -> Mapping[str, str]:
     command = f'exec "{sys.executable}" -I -S "{haproxy.__file__}" "$@"'
     started.write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
     started.chmod(0o755)
+    first = free_port(_GATEWAYS_FROM)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(started),
@@ -66,6 +70,10 @@ def _behind_haproxy(folder: Path, binary: str) -> Mapping[str, str]:
         # Serve's own proxy says that no gateway is there.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
+        # Serve gives gateways the lowest that is free. Where all graphs began at the same one,
+        # the port that a gateway leaves would be another graph's next while HAProxy still asks it.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 1000),
         # A gateway that goes refuses new connections after so long, and HAProxy then asks another.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     }

@@ -40,6 +40,8 @@ class S3Server:
             region="us-east-1",
             endpoint_override=self.endpoint,
             allow_bucket_creation=True,
+            connect_timeout=60,
+            request_timeout=60,
         )
 
 
@@ -68,7 +70,7 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 
 def _wait_for(server: S3Server) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"{server.endpoint}/moto-api/", timeout=5):

@@ -1,13 +1,14 @@
-import itertools
 import os
 import pkgutil
-import secrets
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from aligner.errors import ConfigError
 from aligner.runtime_env import collect_rarely, job_runtime_env, private_cluster
 from aligner_jobs import runtime
 
@@ -49,14 +50,19 @@ def test_a_free_port_is_none_that_ray_or_the_kernel_takes_unasked() -> None:
     assert not [port for port in ports if port in workers or port in agents or port in kernel]
 
 
-def test_a_free_port_is_none_that_somebody_listens_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", runtime.free_port()))
-        taken.listen()
+def test_a_free_port_is_none_that_somebody_listens_on() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        drawn = itertools.chain([port - 20_000], itertools.count(1 + port - 20_000))
-        monkeypatch.setattr(secrets, "randbelow", lambda most: next(drawn) % most)
-        assert runtime.free_port() != port
+        with pytest.raises(ConfigError, match=f"none of the ports {port} to {port} is free"):
+            runtime.free_port(range(port, port + 1))
+
+
+def test_no_port_is_drawn_twice_whichever_program_draws() -> None:
+    among = range(29_900, 30_000)
+    program = f"from aligner.runtime_env import free_port; print(free_port({among}))"
+    ours = [runtime.free_port(among) for _ in range(60)]
+    theirs = int(subprocess.check_output([sys.executable, "-c", program]))
+    assert len({*ours, theirs}) == 61
 
 
 def test_the_first_sigterm_is_noticed_and_the_second_one_interrupts() -> None:

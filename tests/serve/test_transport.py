@@ -38,6 +38,14 @@ def test_the_settings_end_with_the_block(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not folder.exists()
 
 
+def test_gateways_of_two_graphs_share_no_ports() -> None:
+    first = []
+    for _ in range(2):
+        with fast_transport():
+            first.append(int(os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"]))
+    assert abs(first[0] - first[1]) >= 20
+
+
 def test_haproxy_is_started_with_a_corrected_config(tmp_path: Path) -> None:
     config = tmp_path / "haproxy.cfg"
     config.write_text("defaults\n    mode http\n    timeout client 1s\n" + CONFIG)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,17 +16,18 @@ from mlflow import MlflowClient
 
 from aligner.adapters.mlflow_tracker import MlflowTracker
 from aligner.lasting_run import lasting_run, patiently
+from aligner.runtime_env import free_port
 from aligner.tracking import TrackingConfig
 
 STEPS = range(1, 201)
+_PATIENCE_S = 200.0
 
 
 class Server:
     """``mlflow server`` as a person starts it, on a folder."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            self.port = taken.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -49,7 +49,7 @@ class Server:
 
     def wait(self) -> None:
         """Wait until it answers."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
@@ -84,12 +84,18 @@ def test_a_server_that_is_killed_three_times_has_everything_once_and_in_order(
     page = tmp_path / "page.html"
     page.write_text("<p>first</p>")
     config = TrackingConfig(uri=server.uri)
-    threading.Timer(1.0, server.start).start()
-    tracker = patiently(lambda: MlflowTracker(config), None, patience_s=60, tell=said.append)
+    late = threading.Timer(1.0, server.start)
+    late.start()
+    try:
+        tracker = patiently(
+            lambda: MlflowTracker(config), None, patience_s=_PATIENCE_S, tell=said.append
+        )
+    finally:
+        late.join()
     assert "Waiting for it" in said[0]
 
     with lasting_run(
-        tracker, "test", outbox=tmp_path / "outbox", patience_s=60, tell=said.append
+        tracker, "test", outbox=tmp_path / "outbox", patience_s=_PATIENCE_S, tell=said.append
     ) as run:
         for step in STEPS:
             if step in (50, 150):

@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Iterator
 
+import broken_api
 import pytest
 from broken_api import ANSWER, FLOOD_BYTES, PIECES, Behaviour, BrokenApi
 
@@ -15,8 +16,10 @@ from aligner.generation import Completion, Endpoint, Sampling
 from aligner.patience import Patience
 
 MESSAGES = [{"role": "user", "content": "Why?"}]
-PATIENCE = Patience(deadline_s=10.0, first_token_s=0.3, idle_s=0.3)
-LONG = Patience(deadline_s=10.0, first_token_s=10.0, idle_s=10.0)
+PATIENCE = Patience(deadline_s=60.0, first_token_s=0.3, idle_s=0.3)
+LONG = Patience(deadline_s=60.0, first_token_s=60.0, idle_s=60.0)
+SOON_S = 30.0
+"""Well before any of these is over, on a machine that is busy with something else, too."""
 Given = list[str | Completion | Failure]
 
 
@@ -35,7 +38,7 @@ def ask(
     *,
     held: bool = False,
     attempts: int = 1,
-    timeout_s: float = 5.0,
+    timeout_s: float = 60.0,
     patience: Patience = LONG,
 ) -> Given:
     async def asked() -> Given:
@@ -95,22 +98,22 @@ def test_every_way_to_break_has_a_name_and_ends_soon(
     # On a busy machine a short patience would have a say in the other ways, too.
     patience = PATIENCE if reason == "stalled" else LONG
     assert reason_of(ask(api, patience=patience)) == reason
-    assert time.monotonic() - start < 4.0
+    assert time.monotonic() - start < SOON_S
 
 
 def test_a_drip_ends_at_the_time_of_one_attempt(api: BrokenApi) -> None:
     api.behaviour = "drips"
     start = time.monotonic()
     assert reason_of(ask(api, timeout_s=0.6, patience=LONG)) == "timeout"
-    assert 0.5 < time.monotonic() - start < 4.0
+    assert 0.5 < time.monotonic() - start < SOON_S
 
 
 def test_the_deadline_ends_all_attempts(api: BrokenApi) -> None:
     api.behaviour = "drips"
-    patience = dataclasses.replace(LONG, deadline_s=0.6)
+    patience = dataclasses.replace(LONG, deadline_s=3.0)
     start = time.monotonic()
     assert reason_of(ask(api, attempts=5, held=True, patience=patience)) == "deadline"
-    assert time.monotonic() - start < 4.0
+    assert time.monotonic() - start < SOON_S
     assert len(api.requests) == 1
 
 
@@ -153,12 +156,14 @@ def test_before_the_first_piece_a_stream_is_tried_again_as_a_plain_call_is(api: 
     assert len(api.requests) == 3
 
 
-def test_retry_after_is_handed_on_where_there_is_no_time_for_it(api: BrokenApi) -> None:
+def test_retry_after_is_handed_on_where_there_is_no_time_for_it(
+    api: BrokenApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broken_api, "RETRY_AFTER_S", 61)
     api.behaviour = "busy"
-    patience = dataclasses.replace(LONG, deadline_s=1.9)
-    end = ask(api, attempts=3, patience=patience)[-1]
+    end = ask(api, attempts=3)[-1]
     assert isinstance(end, Failure)
-    assert (end.reason, end.retry_after_s, len(api.requests)) == ("http_429", 2.0, 1)
+    assert (end.reason, end.retry_after_s, len(api.requests)) == ("http_429", 61.0, 1)
 
 
 def test_whoever_stops_listening_hangs_up(api: BrokenApi) -> None:
@@ -172,7 +177,7 @@ def test_whoever_stops_listening_hangs_up(api: BrokenApi) -> None:
             await until_hung_up()
 
     async def until_hung_up() -> None:
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(60.0):
             while not api.hung_up:
                 await asyncio.sleep(0.01)
 
@@ -193,7 +198,7 @@ def test_a_connection_is_used_again_after_a_stream(api: BrokenApi) -> None:
 def test_an_api_that_does_not_stream_is_taken_as_it_is(api: BrokenApi) -> None:
     async def asked() -> Completion | Failure:
         async with OpenAIChat(Endpoint(base_url=api.base_url, model="m")) as chat:
-            return await chat.whole(MESSAGES, Sampling(), deadline_s=5.0)
+            return await chat.whole(MESSAGES, Sampling(), deadline_s=60.0)
 
     end = asyncio.run(asked())
     assert isinstance(end, Completion) and end.text == ANSWER
