@@ -36,7 +36,7 @@ settings.register_profile(
     # How long an example takes says more of what else the machine does than of the code.
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
-    # The same examples each time: whoever looks for new ones should be the one who gets to see them.
+    # The same examples each time: what a new one finds should meet whoever looks for it.
     derandomize="ALIGNER_TEST_EXPLORE" not in os.environ,
 )
 settings.load_profile("ours")

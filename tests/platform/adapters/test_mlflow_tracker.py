@@ -281,8 +281,8 @@ def test_passwords_are_left_out_of_messages_and_of_configs_that_are_shown() -> N
 
 def test_a_new_store_is_made_without_a_word(tmp_path: Path) -> None:
     program = (
-        "import sys; from aligner.adapters.mlflow_tracker import MlflowTracker; "
-        "from aligner.tracking import TrackingConfig; MlflowTracker(TrackingConfig(uri=sys.argv[1]))"
+        "import sys; from aligner.adapters.mlflow_tracker import MlflowTracker as Tracker; "
+        "from aligner.tracking import TrackingConfig; Tracker(TrackingConfig(uri=sys.argv[1]))"
     )
     uri = f"sqlite:///{tmp_path / 'deep' / 'new.db'}"
     made = subprocess.run(
