@@ -74,13 +74,17 @@ def staging(uri: str) -> Iterator[Staging]:
     parent = Path(target).parent if local else Path(os.environ.get("TMPDIR", "/tmp"))
     prefix = f".{Path(target).name}.partial-"
     _sweep(parent, prefix)
-    path = parent / f"{prefix}{uuid.uuid4().hex[:8]}"
+    number = uuid.uuid4().hex[:8]
+    # Others sweep what bears a staging folder's name and is not held: it is held before it has one.
+    new, path = parent / f".{number}.new", parent / f"{prefix}{number}"
     with _sentences(uri, "written"):
-        path.mkdir(parents=True)
-        if not local:
-            _try_to_write(filesystem, target)
+        new.mkdir(parents=True)
     try:
-        with _held(path):
+        with _held(new):
+            with _sentences(uri, "written"):
+                new.rename(path)
+                if not local:
+                    _try_to_write(filesystem, target)
             yield Staging(path=path, uri=uri)
     finally:
         shutil.rmtree(path, ignore_errors=True)

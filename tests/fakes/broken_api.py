@@ -9,6 +9,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal, Self
 
+from aligner.runtime_env import free_port
+
 Behaviour = Literal[
     "works",
     "hangs",
@@ -46,7 +48,8 @@ class BrokenApi:
         """Requests whose client went away before the end."""
         self.sent_bytes = 0
         self.connections = 0
-        self._port = 0
+        # Of its own from the start: nobody else may take it while the API is down.
+        self._port = free_port()
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self._open = set[asyncio.StreamWriter]()
@@ -69,7 +72,7 @@ class BrokenApi:
         self._loop.close()
 
     def come_up(self) -> None:
-        """Listen, on the port of last time."""
+        """Listen, on the same port each time."""
         self._run(self._come_up())
 
     def go_down(self) -> None:
@@ -77,15 +80,17 @@ class BrokenApi:
         self._run(self._go_down())
 
     def _run(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _come_up(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
 
     async def _go_down(self) -> None:
         assert self._server is not None
         self._server.close()
+        # What has just been accepted is no connection before some turns of the loop are over.
+        for _ in range(10):
+            await asyncio.sleep(0)
         for writer in self._open:
             writer.transport.abort()
         this = asyncio.current_task()

@@ -37,7 +37,7 @@ RAW = "iron"
 DEAD = "dead+fixer"
 SLOW = "slow+fixer"
 
-_SLOW_S = 30.0
+_SLOW_S = 300.0
 _READY = "listening on "
 
 
@@ -165,7 +165,7 @@ class FixedGateway:
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
         # It ends when its input does: with this block, and with this process whatever happens.
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=60)
 
 
 async def _serve(latency_s: float) -> None:

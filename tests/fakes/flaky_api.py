@@ -72,6 +72,12 @@ class _Api:
         self.arrivals: list[float] = []
         self.tokens: list[tuple[float, int]] = []
         self.now = self.most = 0
+        self.pays_at_most: int | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether replies wait."""
+        return self.pays_at_most is not None and len(self.tokens) >= self.pays_at_most
 
     def drawn(self, body: bytes) -> tuple[str, bytes]:
         digest = hashlib.sha256(body).digest()
@@ -124,8 +130,12 @@ class _Connection(asyncio.Protocol):
             self._completion(rest[:length])
 
     def _other(self, head: bytes) -> None:
-        if b"/seen" in head.split(b"\r\n", 1)[0]:
+        path = head.split(b" ", 2)[1]
+        if path.endswith(b"/seen"):
             self._send(200, json.dumps(asdict(self._api.seen())).encode())
+        elif b"/pay_at_most/" in path:
+            self._api.pays_at_most = json.loads(path.rpartition(b"/")[2])
+            self._send(200, b"null")
         else:
             self._send(200, b'{"object": "list", "data": []}')
 
@@ -143,6 +153,10 @@ class _Connection(asyncio.Protocol):
 
     def _reply(self, outcome: str, digest: bytes, body: bytes, arrived: float) -> None:
         api = self._api
+        if api.holds:
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.05, self._reply, outcome, digest, body, arrived)
+            return
         api.now -= 1
         if self._transport.is_closing():
             api.outcomes["lost"] += 1
@@ -212,8 +226,15 @@ class FlakyApi:
 
     def seen(self) -> Seen:
         """Everything so far."""
-        with urllib.request.urlopen(f"{self.base_url}/seen", timeout=30) as reply:
-            return Seen(**json.load(reply))
+        return Seen(**self._ask("seen"))
+
+    def pay_at_most(self, replies: int | None) -> None:
+        """Once it was paid for so many, it answers nobody until this is called with another."""
+        self._ask(f"pay_at_most/{json.dumps(replies)}")
+
+    def _ask(self, path: str) -> Any:
+        with urllib.request.urlopen(f"{self.base_url}/{path}", timeout=30) as reply:
+            return json.load(reply)
 
 
 async def _serve(faults: Faults) -> None:

@@ -1,11 +1,23 @@
 """Clients of a gateway that ask at the same time, and what each of them saw."""
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import httpx
+
+_PATIENCE_S = 60
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Return when ``holds()`` is true, which it must become."""
+    until = time.monotonic() + _PATIENCE_S
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 class Client:
@@ -16,9 +28,8 @@ class Client:
         self.url = f"{root}/v1/chat/completions"
 
     async def ask(self, client: httpx.AsyncClient, model: str, *, stream: bool = False) -> "Seen":
-        body = {"model": model, "messages": [{"role": "user", "content": "Why?"}]}
         start = time.monotonic()
-        response = await client.post(self.url, json={**body, "stream": stream})
+        response = await client.post(self.url, json=_question(model, stream=stream))
         return Seen(response, time.monotonic() - start)
 
     def one(self, model: str, *, stream: bool = False) -> "Seen":
@@ -28,36 +39,40 @@ class Client:
         return asyncio.run(self._many(asked))
 
     async def _many(self, asked: Sequence[tuple[str, bool]]) -> "list[Seen]":
-        async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=2 * _PATIENCE_S, trust_env=False) as client:
             return await asyncio.gather(
                 *(self.ask(client, model, stream=stream) for model, stream in asked)
             )
 
-    def recovers(self, model: str) -> float:
-        """Seconds until it answers again."""
-        start = time.monotonic()
-        while self.one(model).status != 200:
-            assert time.monotonic() - start < 10
-            time.sleep(0.05)
-        return time.monotonic() - start
+    def recovers(self, model: str) -> None:
+        """Ask until it answers again."""
+        eventually(lambda: self.one(model).status == 200)
 
-    def leave(self, model: str, *, stream: bool) -> None:
-        """Ask, and go away at the first piece of text, or after a second without any."""
-        asyncio.run(self._leave(model, stream=stream))
+    def leave(self, model: str, *, stream: bool, once: Callable[[], bool] = lambda: False) -> None:
+        """Ask, and go away at the first piece of text, or when ``once()`` is true."""
+        asyncio.run(self._leave(model, stream=stream, once=once))
 
-    async def _leave(self, model: str, *, stream: bool) -> None:
-        messages = [{"role": "user", "content": "Why?"}]
-        body = {"model": model, "messages": messages, "stream": stream}
-        # A stream that is corrected says nothing for as long as its upstream writes.
-        limits = httpx.Timeout(30, read=1.0)
-        async with httpx.AsyncClient(timeout=limits, trust_env=False) as client:
-            try:
-                async with client.stream("POST", self.url, json=body) as response:
-                    async for line in response.aiter_lines():
-                        if '"content":"' in line and '"content":""' not in line:
-                            return
-            except httpx.ReadTimeout:
-                return
+    async def _leave(self, model: str, *, stream: bool, once: Callable[[], bool]) -> None:
+        reading = asyncio.create_task(self._until_text(_question(model, stream=stream)))
+        while not (reading.done() or once()):
+            await asyncio.sleep(0.02)
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reading
+
+    async def _until_text(self, body: dict[str, Any]) -> None:
+        async with (
+            httpx.AsyncClient(timeout=_PATIENCE_S, trust_env=False) as client,
+            client.stream("POST", self.url, json=body) as response,
+        ):
+            async for line in response.aiter_lines():
+                if '"content":"' in line and '"content":""' not in line:
+                    return
+
+
+def _question(model: str, *, stream: bool) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Why?"}]
+    return {"model": model, "messages": messages, "stream": stream}
 
 
 class Seen:

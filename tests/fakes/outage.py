@@ -1,6 +1,7 @@
 """A server that goes away for a while: a relay in front of it that cuts and refuses connections."""
 
 import contextlib
+import math
 import socket
 import socketserver
 import threading
@@ -17,14 +18,8 @@ class Relay:
     def __init__(self, port: int) -> None:
         self.port = free_port()
         self._target = port
-        self._passed = 0
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
-
-    @property
-    def passed_bytes(self) -> int:
-        """What went through, in both directions."""
-        return self._passed + (self._server.passed_bytes if self._server else 0)
 
     def __enter__(self) -> Self:
         self.come_back()
@@ -44,6 +39,11 @@ class Relay:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
+    def hold_after(self, more_bytes: int) -> threading.Event:
+        """Pass on so many more and then nothing until :meth:`go_away`; set from then on."""
+        assert self._server is not None
+        return self._server.hold_after(more_bytes)
+
     def go_away(self) -> None:
         """Cut all connections and refuse new ones; nothing is open any more when it returns."""
         server, thread = self._server, self._thread
@@ -53,7 +53,6 @@ class Relay:
         server.cut()
         server.server_close()
         thread.join()
-        self._passed += server.passed_bytes
         self._server = self._thread = None
 
 
@@ -64,26 +63,33 @@ class _Server(socketserver.ThreadingTCPServer):
     request_queue_size = 128
 
     def __init__(self, port: int, target: int) -> None:
-        self.passed_bytes = 0
+        self._passed_bytes = 0
         self.target = ("127.0.0.1", target)
         self._lock = threading.Lock()
-        self._over = False
+        self._over = threading.Event()
+        self._held, self._hold_at = threading.Event(), math.inf
         self._open: set[socket.socket] = set()
         super().__init__(("127.0.0.1", port), _Connection)
 
     def cut(self) -> None:
         """End all connections, and those that have been taken but not been served yet."""
         with self._lock:
-            self._over = True
+            self._over.set()
             for end in self._open:
                 _shut(end)
+
+    def hold_after(self, more_bytes: int) -> threading.Event:
+        """See :class:`Relay`."""
+        with self._lock:
+            self._hold_at = self._passed_bytes + more_bytes
+        return self._held
 
     @contextlib.contextmanager
     def holding(self, *ends: socket.socket) -> Iterator[None]:
         """Within it the ``ends`` of a connection are cut with all others."""
         with self._lock:
             self._open.update(ends)
-            if self._over:
+            if self._over.is_set():
                 for end in ends:
                     _shut(end)
         try:
@@ -97,7 +103,11 @@ class _Server(socketserver.ThreadingTCPServer):
         with contextlib.suppress(OSError):
             while chunk := source.recv(1 << 16):
                 with self._lock:
-                    self.passed_bytes += len(chunk)
+                    self._passed_bytes += len(chunk)
+                    held = self._passed_bytes >= self._hold_at
+                if held:
+                    self._held.set()
+                    self._over.wait()
                 sink.sendall(chunk)
         _shut(sink)
 

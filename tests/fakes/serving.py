@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
+from running import processes_below
 
 from aligner.adapters.mlflow_tracker import MlflowTracker
 from aligner.manifest import Manifest
@@ -26,7 +27,7 @@ _STARTS = "initialize_and_get_metadata"
 class Serving:
     """A running graph, from entering the block to leaving it."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], *, patience_s: float = 300) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, patience_s: float = 600) -> None:
         """``folder`` is where it runs and writes its log; ``config`` is a raw GraphConfig."""
         self.log = folder / "serve.log"
         self._folder = folder
@@ -82,14 +83,10 @@ class Serving:
     def processes(self) -> dict[int, str]:
         """Process id to name of everything that serves, engines and the command itself too."""
         found = {self.process.pid: "aligner serve"}
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                words = child.cmdline()
-            except psutil.Error:
-                continue
-            if words and words[0].startswith(_SERVES) and _STARTS not in words[0]:
+        for child, command in processes_below(self.process.pid).items():
+            if command.startswith(_SERVES) and _STARTS not in command:
                 # "ray::ServeReplica:aligner:gateway.handle_request" -> "gateway"
-                found[child.pid] = words[0].split(":")[-1].split(".")[0].strip()
+                found[child.pid] = command.split()[0].split(":")[-1].split(".")[0].strip()
         return found
 
     def replicas(self, deployment: str) -> list[int]:
@@ -105,9 +102,10 @@ class Serving:
     def _end(self) -> None:
         self.process.terminate()
         try:
-            self.process.wait(timeout=90)
+            self.process.wait(timeout=240)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
 
 
 def register(uri: str, manifest: Manifest, tracking: TrackingConfig, *, name: str = "known") -> str:

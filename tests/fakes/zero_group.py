@@ -45,7 +45,7 @@ def run(
         for rank in range(configs[0].num_workers)
     ]
     try:
-        assert not any(process.wait(timeout=200) for process in processes)
+        assert not any(process.wait(timeout=600) for process in processes)
     finally:
         for process in processes:
             process.kill()

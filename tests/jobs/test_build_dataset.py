@@ -5,17 +5,17 @@ import json
 import os
 import secrets
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from killing import replies_kept
 
 from aligner import artefacts
 from aligner.adapters.memory_tracker import MemoryTracker
@@ -67,7 +67,7 @@ class Bench:
 
     def run(self, config: Path, *sets: str) -> Done:
         done = subprocess.run(
-            self.command(config, *sets), env=self.env, capture_output=True, text=True, timeout=200
+            self.command(config, *sets), env=self.env, capture_output=True, text=True, timeout=500
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
@@ -104,7 +104,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 @pytest.fixture(scope="module")
 def simworld() -> Iterator[SimworldServer]:
-    with SimworldServer(0, fault_rate=0.05) as server:
+    # Rarely enough that no request meets one at each of its attempts.
+    with SimworldServer(0, fault_rate=0.02) as server:
         yield server
 
 
@@ -201,12 +202,11 @@ def test_questions_become_a_dataset_and_again_the_same(
     assert done.code == 0, done.error
     assert require_sound(second).content_hash == manifest.content_hash
 
-    # What is there already is not made again, and not overwritten either.
-    start = time.monotonic()
-    done = bench.run(config, f"out={first}", *sets)
+    # What is there already is not made again, for which there is no Ray here, and not overwritten.
+    idle = replace(bench, env={**bench.env, "RAY_ADDRESS": "127.0.0.1:9"})
+    done = idle.run(config, f"out={first}", *sets)
     assert (done.code, "built already" in done.out) == (0, True)
-    assert time.monotonic() - start < 15
-    assert "other settings" in error_line(bench.run(config, f"out={first}", *sets, "seed=1"))
+    assert "other settings" in error_line(idle.run(config, f"out={first}", *sets, "seed=1"))
     assert bench.left_over() == []
 
 
@@ -325,7 +325,7 @@ def test_an_upstream_that_goes_away_ends_the_job_with_its_name(bench: Bench) -> 
         with _started(bench, command) as process:
             _wait_for_replies(out)
             running.close()
-            output, error = process.communicate(timeout=120)
+            output, error = process.communicate(timeout=300)
     sentence = error_line(Done(process.returncode, output, error))
     assert server.base_url in sentence
     assert "upstream" in sentence
@@ -343,7 +343,7 @@ def test_ctrl_c_leaves_nothing_half_written(bench: Bench) -> None:
         with _started(bench, command) as process:
             _wait_for_replies(out)
             process.send_signal(signal.SIGINT)
-            _, error = process.communicate(timeout=120)
+            _, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in error
     assert not out.exists()
@@ -364,15 +364,9 @@ def _started(bench: Bench, command: list[str]) -> Iterator[subprocess.Popen[str]
 
 def _wait_for_replies(out: Path) -> None:
     """Until a job that writes to ``out`` is in the midst of asking."""
-    kept = out.with_name(f"{out.name}.replies") / "replies.sqlite"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        # It may be there before its tables are.
-        with (
-            contextlib.suppress(sqlite3.OperationalError),
-            contextlib.closing(sqlite3.connect(f"file:{kept}?mode=ro", uri=True)) as replies,
-        ):
-            if replies.execute("SELECT count(*) FROM replies").fetchone()[0] > 50:
-                return
+        if replies_kept(out) > 50:
+            return
         time.sleep(0.2)
     pytest.fail("nothing was replied in time")

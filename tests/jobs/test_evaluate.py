@@ -268,7 +268,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(420)
 def test_an_aligner_is_judged_through_vllm_and_promoted(
     tmp_path: Path, trained: tuple[str, Manifest]
 ) -> None:
@@ -303,7 +302,6 @@ def test_an_aligner_is_judged_through_vllm_and_promoted(
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(240)
 def test_answers_are_kept_by_the_threshold_that_their_version_carries(
     tmp_path: Path, trained: tuple[str, Manifest]
 ) -> None:

@@ -103,7 +103,7 @@ def test_what_a_gateway_keeps_in_an_object_store_is_read_from_there(s3: Any) -> 
     rows = [row(f"r{number}", number) for number in range(6)]
 
     async def keep() -> set[str]:
-        replicas = [FeedbackFiles(FeedbackConfig(uri=uri)) for _ in range(2)]
+        replicas = [FeedbackFiles(FeedbackConfig(uri=uri, timeout_s=60.0)) for _ in range(2)]
         kept = [replica.keep(one) for replica in replicas for one in rows]
         return set(await asyncio.gather(*kept))
 

@@ -1,7 +1,6 @@
 """The asking stages without Ray: plain async calls against the simulation over HTTP."""
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,18 +19,13 @@ from aligner_jobs.tables import WORK_SCHEMA, Row, drop, question_row, triple_row
 
 WORLD = World(2)
 QUESTIONS = training_questions(WORLD, 12)
+NOBODY = "http://127.0.0.1:9/v1"
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[SimworldServer]:
     with SimworldServer(2) as server:
         yield server
-
-
-def nobody() -> str:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
 
 
 def asked(*questions: Question) -> list[Row]:
@@ -78,13 +72,13 @@ def test_rows_with_an_answer_and_dropped_ones_pass(server: SimworldServer) -> No
 
 def test_a_failing_row_is_a_dropped_row_that_stands_for_all_its_samples() -> None:
     settings: dict[str, Any] = {"model": "m", "max_attempts": 1, "samples_per_question": 3}
-    stage = AskUpstreams({"one": {"base_url": nobody(), **settings}})
+    stage = AskUpstreams({"one": {"base_url": NOBODY, **settings}})
     (row,) = through(stage, asked(QUESTIONS[0]))
     assert (row["step"], row["reason"], row["rows"]) == ("answers", "refused", 3)
 
 
 def test_nobody_there_is_given_up_on_after_a_while() -> None:
-    stage = AskUpstreams({"one": {"base_url": nobody(), "model": "m", "max_attempts": 1}})
+    stage = AskUpstreams({"one": {"base_url": NOBODY, "model": "m", "max_attempts": 1}})
     rows = through(stage, asked(*QUESTIONS * 4))
     reasons = [row["reason"] for row in rows]
     assert reasons[0] == "refused"
@@ -95,6 +89,6 @@ def test_nobody_there_is_given_up_on_after_a_while() -> None:
 def test_a_probe_finds_the_one_that_is_missing(server: SimworldServer) -> None:
     there = Endpoint(base_url=server.base_url, model="amber")
     asyncio.run(probe([there]))
-    missing = Endpoint(base_url=nobody(), model="amber")
+    missing = Endpoint(base_url=NOBODY, model="amber")
     with pytest.raises(EndpointError, match=missing.base_url):
         asyncio.run(probe([there, missing]))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_a_budget_holds_over_all_lines(tmp_path: Path) -> None:
             started = loop.time()
             # 100 a second, and a burst of a quarter of a second at first.
             await asyncio.gather(*(lines[i % 2].admit("one", 1) for i in range(200)))
-            assert 1.5 <= loop.time() - started <= 3.0
+            assert loop.time() - started >= 1.5
 
     run(test)
 
@@ -90,15 +91,19 @@ def test_a_budget_holds_over_all_lines(tmp_path: Path) -> None:
 def test_others_are_served_while_somebody_waits_for_a_budget(tmp_path: Path) -> None:
     async def test() -> None:
         limits = {"one": Limits(requests_per_min=1, tokens_per_min=None)}
-        async with connected(tmp_path, limits) as (line, _, _board):
+        async with connected(tmp_path, limits) as (_, _, switchboard):
+
+            async def exchange(post: Post) -> Delivery:
+                # Whoever is not served at once is not served within this test.
+                return replace(switchboard.exchange(post), wait_s=600.0)
+
+            line = Line(exchange)
             await line.admit("one", 1)
             waiting = asyncio.create_task(line.admit("one", 1))
-            await asyncio.sleep(0.1)
-            loop = asyncio.get_running_loop()
-            started = loop.time()
+            # The first may go with the call that asks for the budget; the others find it made.
             for number in range(5):
                 await line.finish(b"%d" % number, b"")
-            assert loop.time() - started < 0.25
+            assert not waiting.done()
             waiting.cancel()
 
     run(test)
@@ -114,8 +119,8 @@ def test_who_gives_up_waiting_uses_nothing(tmp_path: Path) -> None:
             for task in tired:
                 task.cancel()
             line.settle("one", grant, 0)
-            async with asyncio.timeout(2):
-                await line.admit("one", 10)
+            # Had one of them used its 600, this would take a minute.
+            await line.admit("one", 10)
 
     run(test)
 

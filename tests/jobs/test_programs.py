@@ -2,7 +2,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -11,26 +12,45 @@ import pytest
 from aligner.errors import ConfigError
 from aligner_jobs import programs
 
-STUBBORN = """
-import signal, time
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, signal.SIG_IGN)
-print("deaf", flush=True)
+PATIENT = """
+import time
+print("up", flush=True)
 time.sleep(600)
 """
 
+STUBBORN = f"""
+import signal
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+{PATIENT}
+"""
+
+
+@contextmanager
+def up(code: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A program within whose block it has said a line: a signal now meets ``code``, not Python."""
+    read, write = os.pipe()
+    with (
+        open(read, "rb") as heard,
+        open(write, "wb") as said,
+        programs.running([sys.executable, "-c", code], {}, output=said) as process,
+    ):
+        assert heard.readline() == b"up\n"
+        yield process
+
 
 def test_a_program_ends_with_its_block() -> None:
-    with programs.running([sys.executable, "-c", "import time; time.sleep(600)"], {}) as process:
+    with up(PATIENT) as process:
         assert process.poll() is None
     assert process.returncode == -signal.SIGINT
 
 
 def test_a_program_that_ignores_the_wish_to_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "_PATIENCE_S", 0.5)
-    with programs.running([sys.executable, "-c", STUBBORN], {}) as process:
-        time.sleep(0.5)
-    assert process.returncode == -signal.SIGKILL
+    with up(STUBBORN) as process:
+        pass
+    # Its end may be slower to come than that patience, which is shorter than a user's.
+    assert process.wait() == -signal.SIGKILL
 
 
 PARENT = """
@@ -55,9 +75,9 @@ def test_an_interrupted_parent_leaves_no_child() -> None:
     children = psutil.Process(parent.pid).children(recursive=True)
     assert children
     parent.send_signal(signal.SIGTERM)
-    parent.wait(timeout=30)
+    parent.wait(timeout=120)
     parent.stdout.close()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
 
 

@@ -56,21 +56,24 @@ def away(go_away: Callable[[], None], come_back: Callable[[], None]) -> Iterator
 
 
 @contextmanager
-def away_when(due: Callable[[], bool], relay: Relay) -> Iterator[None]:
-    """Gone for a while as soon as it is ``due``, from a thread of its own."""
-    gone = threading.Event()
+def away_after(passed_bytes: int, relay: Relay) -> Iterator[None]:
+    """Gone for a while when so much has passed; no more does before, so that it is in time."""
+    due = relay.hold_after(passed_bytes)
 
     def watch() -> None:
-        while not due():
-            time.sleep(0.01)
-        with away(relay.go_away, relay.come_back):
-            gone.set()
+        due.wait()
+        relay.go_away()
+        time.sleep(AWAY_S)
+        relay.come_back()
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=watch)
     thread.start()
-    yield
-    assert gone.is_set(), "all was done before the server went away"
-    thread.join(timeout=60)
+    try:
+        yield
+        assert due.is_set(), "all was done before the server went away"
+    finally:
+        due.set()
+        thread.join()
 
 
 def put(s3: Any, name: str) -> str:
@@ -93,8 +96,8 @@ def test_reading_goes_on_where_it_was_when_the_server_is_back(
 ) -> None:
     records = read_records(put(s3, name))
     found = [next(records) for _ in range(100)]
+    started = time.monotonic()
     with away(relay.go_away, relay.come_back):
-        started = time.monotonic()
         found += records
         assert time.monotonic() - started > AWAY_S * 0.9
     texts = [item.value["text"] for item in found if isinstance(item, Record)]
@@ -114,17 +117,13 @@ def test_a_server_that_hangs_is_waited_for(s3: Any) -> None:
 
 
 def test_an_upload_is_whole_when_the_server_is_back(s3: Any, relay: Relay, tmp_path: Path) -> None:
-    """The server goes as soon as the upload has begun."""
+    """The server goes when a part of the upload has passed."""
     uri, filesystem = "s3://test/outage/dataset", s3.filesystem()
     contents = {f"part-{n}.bin": random.Random(n).randbytes(4 << 20) for n in range(12)}
-
-    def begun() -> bool:
-        return filesystem.get_file_info("test/outage/dataset/upload-under-way").size is not None
-
     with artefacts.staging(uri) as stage:
         for name, content in contents.items():
             (stage.path / name).write_bytes(content)
-        with away_when(begun, relay):
+        with away_after(6 << 20, relay):
             stage.publish(
                 kind="dataset", name="n", prompt=PLAIN, prompt_fingerprint=PLAIN.fingerprint
             )
@@ -146,8 +145,7 @@ def test_a_job_from_s3_to_s3_loses_nothing(s3: Any, relay: Relay) -> None:
         "replies": "replies",
     }
     config = validate(BuildDatasetConfig, raw, where="test.yaml")
-    before = relay.passed_bytes
-    with away_when(lambda: relay.passed_bytes > before + (2 << 20), relay):
+    with away_after(2 << 20, relay):
         manifest = build_dataset.run(config, tracker=MemoryTracker()).manifest
     assert manifest.counts["train"] == len(ROWS)
     assert manifest.funnel[0].rows_in == manifest.funnel[-1].rows_out == len(ROWS)

@@ -72,6 +72,17 @@ def test_what_a_killed_writer_left_is_swept_and_a_living_ones_work_is_not(tmp_pa
     assert other.exists()
 
 
+def test_a_place_that_cannot_be_written_to_is_known_at_once_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    # Arrow's filesystem in memory: it is empty, and makes no folders by itself.
+    uri = "mock:///far/dataset"
+    with pytest.raises(DataError, match=f"{uri}: cannot be written"), staging(uri):
+        raise AssertionError
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     uri = str(tmp_path / "dataset")
     publish(uri)

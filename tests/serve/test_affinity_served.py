@@ -39,7 +39,7 @@ class Names:
         self.ahead_of.append(question.question)
         if question.question == "Wait.":
             try:
-                await asyncio.sleep(30)
+                await asyncio.Event().wait()
             finally:
                 self.ahead_of.append("Left.")
         return Reading("read", tokens + len(answer), os.getpid())
@@ -82,9 +82,13 @@ def corrector() -> Iterator[CorrectorHandle]:
         yield CorrectorHandle(handle, "fixer")
 
 
-async def said(corrector: CorrectorHandle, session: str, *, stream: bool) -> tuple[int, int]:
-    """Which process has corrected, and how often it has read the session's pair ahead."""
-    asked = corrector.correct(Question(session), "", deadline_s=30, stream=stream, session=session)
+async def said(
+    corrector: CorrectorHandle, session: str, question: str = "", *, stream: bool = False
+) -> tuple[int, int]:
+    """Which process has corrected, and how often it has read that ahead, or the session's pair."""
+    asked = corrector.correct(
+        Question(question or session), "", deadline_s=30, stream=stream, session=session
+    )
     pieces = [piece async for piece in asked]
     assert isinstance(pieces[0], Delta), pieces
     pid, times = pieces[0].text.split()
@@ -118,7 +122,7 @@ def test_a_home_that_is_gone_costs_no_correction(corrector: CorrectorHandle) -> 
         before = await conversation(corrector, "bereft")
         dying = corrector.ahead(Question("Die."), "", tokens=0, deadline_s=30, session="bereft")
         assert await dying == READ_NOTHING
-        after, times = await said(corrector, "bereft", stream=False)
+        after, times = await said(corrector, "bereft")
         assert (after != before, times) == (True, 0)
         # And that is its home now.
         again = corrector.ahead(Question("bereft"), "x", tokens=0, deadline_s=30, session="bereft")
@@ -129,16 +133,22 @@ def test_a_home_that_is_gone_costs_no_correction(corrector: CorrectorHandle) -> 
 
 def test_a_reading_that_nobody_wants_any_more_ends_where_it_is(corrector: CorrectorHandle) -> None:
     async def left() -> None:
+        async def times(question: str) -> int:
+            return (await said(corrector, "s", question))[1]
+
+        # From then on the session has a home.
+        assert await times("Wait.") == 0
         waiting = asyncio.ensure_future(
-            corrector.ahead(Question("Wait."), "", tokens=0, deadline_s=30, session="Left.")
+            corrector.ahead(Question("Wait."), "", tokens=0, deadline_s=30, session="s")
         )
-        await asyncio.sleep(0.5)
-        assert (await said(corrector, "Left.", stream=False))[1] == 0
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        async with asyncio.timeout(10):
-            while (await said(corrector, "Left.", stream=False))[1] == 0:
+        async with asyncio.timeout(120):
+            while await times("Wait.") == 0:
+                await asyncio.sleep(0.05)
+            assert await times("Left.") == 0
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            while await times("Left.") == 0:
                 await asyncio.sleep(0.05)
 
     asyncio.run(left())

@@ -4,6 +4,7 @@ The small brother of ``tests/bench/soak_serve.py``.
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +22,7 @@ from aligner.records import to_columns
 from aligner.runtime_env import free_port
 from aligner.tracking import TrackingConfig
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,13 @@ def test_a_version_that_does_not_start_is_taken_back_by_itself(
     assert known_export.corrected.correction not in serving.said
     # Whoever watches from elsewhere learns of it, too.
     counted = 'aligner_rollouts_total{name="known",reason="GraphFailed",result="taken_back"} 1.0'
-    serving.wait(lambda: counted in httpx.get(f"{serving.state['url']}/metrics").text)
+
+    def is_counted() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return counted in httpx.get(f"{serving.state['url']}/metrics", timeout=60).text
+        return False
+
+    serving.wait(is_counted)
 
 
 def test_a_gateway_that_is_killed_costs_at_most_what_it_had_in_flight(

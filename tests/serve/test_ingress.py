@@ -470,7 +470,7 @@ def test_a_text_ends_before_a_stop_sequence() -> None:
 
 
 def test_a_stream_that_has_nothing_to_say_yet_says_that_it_is_alive() -> None:
-    answer: list[Piece | float] = [0.2, Delta(CANARY), Finished(by="up")]
+    answer: list[Piece | float] = [2.0, Delta(CANARY), Finished(by="up")]
     response = Served(*CORRECTED, answer=answer, heartbeat_s=0.05).chat(stream=True)
     assert response.text.count(": keep-alive\n\n") >= 2
     assert CANARY not in response.text

@@ -35,7 +35,10 @@ def browser() -> Iterator[Browser]:
         pytest.skip("no Chromium on the path")
     with sync_playwright() as playwright:
         # Chromium's own sandbox does not start as root, which containers of tests often are.
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox"], timeout=120_000
+        )
+        expect.set_options(timeout=60_000)
         yield browser
         browser.close()
 
@@ -45,7 +48,7 @@ def page(browser: Browser, served: FixedGateway) -> Iterator[Page]:
     """The page, ready; whatever it complains of is a failure, and it asks nobody else."""
     context = browser.new_context()
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     complaints: list[str] = []
     asked_for: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -1,7 +1,6 @@
 """The pipeline's whole contract, over plain callables: no network, no Ray, no model."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
@@ -231,11 +230,9 @@ async def hangs(deadline_s: float) -> AsyncGenerator[Piece]:
 
 
 def test_an_upstream_that_hangs_ends_with_the_deadline() -> None:
-    start = time.monotonic()
     end = answered(hangs, [Policy().step(corrects())], Policy(deadline_s=0.05))
     assert isinstance(end, Trouble)
     assert (end.stage, end.reason) == ("upstream", "timeout")
-    assert time.monotonic() - start < 5
 
 
 def test_a_part_of_the_deadline_is_kept_for_correcting() -> None:
@@ -251,22 +248,28 @@ def test_a_part_of_the_deadline_is_kept_for_correcting() -> None:
         yield Delta("x")
         yield Finished()
 
-    terms = Terms(10.0, correction_share=0.25)
-    for steps in ([Step("fixer", correct, 4.0)], []):
+    terms = Terms(1000.0, correction_share=0.25)
+    for steps in ([Step("fixer", correct, 400.0)], []):
         asyncio.run(respond(ask, steps, upstream="up", terms=terms))
-    assert told == [pytest.approx(limit, abs=0.5) for limit in (7.5, 4.0, 10.0)]
+    assert told == [pytest.approx(limit, abs=50) for limit in (750, 400, 1000)]
 
 
 def test_the_correction_gets_what_the_upstream_left_of_the_deadline() -> None:
+    told: list[float] = []
+
     async def ask(deadline_s: float) -> AsyncGenerator[Piece]:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
         yield Delta(CANARY)
         yield Finished()
 
-    policy = Policy(deadline_s=0.15)
-    end = answered(ask, [policy.step(corrects(0.2, Delta("late"), Finished()))], policy)
-    assert isinstance(end, Reply)
-    assert (end.outcome, end.reason) == ("passthrough", "timeout")
+    async def correct(answer: str, deadline_s: float) -> AsyncGenerator[Piece]:
+        told.append(deadline_s)
+        yield Delta("x")
+        yield Finished()
+
+    policy = Policy(deadline_s=100.0, correction_timeout_s=200.0)
+    answered(ask, [policy.step(correct)], policy)
+    assert 0 < told[0] < 99.9
 
 
 def test_a_client_that_goes_away_while_the_upstream_writes_cancels_it() -> None:
@@ -317,7 +320,7 @@ def test_a_correction_that_nobody_waits_for_is_closed(how: str) -> None:
 
 
 def test_each_stage_is_reported_with_its_time_and_its_tokens() -> None:
-    correct = corrects(0.05, Delta("x"), Finished(Usage(9, 1), by="models:/fixer/3"))
+    correct = corrects(0.5, Delta("x"), Finished(Usage(9, 1), by="models:/fixer/3"))
     end = answered(asks(usage=Usage(2, 3)), [Step("fixer", correct, 5.0)])
     upstream, corrector = end.stages
     assert (upstream.stage, upstream.name, upstream.by) == ("upstream", "up", "up")
@@ -327,7 +330,7 @@ def test_each_stage_is_reported_with_its_time_and_its_tokens() -> None:
         "fixer",
         "models:/fixer/3",
     )
-    assert corrector.ms >= 50 > upstream.ms >= 0
+    assert corrector.ms >= 500 > upstream.ms >= 0
 
 
 # --- raw answers, several aligners, several rounds ---------------------------------------------

@@ -33,12 +33,16 @@ class Version:
         self.asked: list[str] = []
         self.read: list[str] = []
         self.closed = 0
+        self.free = asyncio.Event()
+        """Where it is cleared, corrections wait for it."""
+        self.free.set()
 
     async def correct(
         self, question: Question, answer: str, *, deadline_s: float, stream: bool, session: str = ""
     ) -> AsyncGenerator[Piece]:
         self.asked.append(question.question)
         try:
+            await self.free.wait()
             await asyncio.sleep(self.takes_s)
             for piece in self.pieces:
                 yield piece
@@ -196,19 +200,22 @@ class Shadowed:
 
     async def ask(self, times: int = 1, s: float = 5.0) -> list[list[Piece]]:
         asked = [await ask(self.routed, s=s) for _ in range(times)]
+        self.challenger.free.set()
         await self.routed.settle()
         return asked
 
 
 def test_only_the_champion_answers_and_nobody_waits_for_its_shadow() -> None:
-    async def timed() -> tuple[list[Piece], int]:
-        shadowed = Shadowed(Version(Delta("Other."), Finished(by=NEW), takes_s=0.2))
+    async def asked() -> tuple[list[Piece], int]:
+        shadowed = Shadowed(Version(Delta("Other."), Finished(by=NEW)))
+        shadowed.challenger.free.clear()
         pieces = await ask(shadowed.routed)
         before = len(shadowed.told)
+        shadowed.challenger.free.set()
         await shadowed.routed.settle()
         return pieces, before
 
-    pieces, before = asyncio.run(timed())
+    pieces, before = asyncio.run(asked())
     assert pieces == [Delta("I"), Delta("t is fine."), Finished(by=OLD)]
     assert before == 0
 
@@ -241,7 +248,7 @@ def test_a_shadow_that_fails_is_counted_and_disturbs_nobody(
     challenger: Version, reason: str
 ) -> None:
     shadowed = Shadowed(challenger)
-    (pieces,) = asyncio.run(shadowed.ask(s=0.1))
+    (pieces,) = asyncio.run(shadowed.ask(s=0.1 if reason == TIMEOUT else 5.0))
     assert pieces[-1] == Finished(by=OLD)
     (told,) = shadowed.told
     assert (told.verdict, told.reason) == ("failed", reason)
@@ -249,7 +256,8 @@ def test_a_shadow_that_fails_is_counted_and_disturbs_nobody(
 
 
 def test_a_shadow_that_cannot_keep_up_skips() -> None:
-    shadowed = Shadowed(Version(Finished(by=NEW), takes_s=0.2), max_ongoing=2)
+    shadowed = Shadowed(Version(Finished(by=NEW)), max_ongoing=2)
+    shadowed.challenger.free.clear()
     asyncio.run(shadowed.ask(5))
     assert sorted(told.verdict for told in shadowed.told) == ["different"] * 2 + ["skipped"] * 3
     assert len(shadowed.challenger.asked) == 2

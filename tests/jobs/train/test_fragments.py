@@ -31,7 +31,7 @@ def losses(folder: Path, plan: list[Item]) -> list[float]:
         )
         for rank in range(max(workers for workers, _, _ in plan))
     ]
-    ends = [(member.communicate(timeout=200)[1], member.returncode) for member in members]
+    ends = [(member.communicate(timeout=600)[1], member.returncode) for member in members]
     for text, code in ends:
         assert code == 0, text.decode()[-3000:]
     return [float((folder / f"losses-{n}.json").read_text()) for n in range(len(plan))]

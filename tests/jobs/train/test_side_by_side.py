@@ -1,9 +1,9 @@
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from running import processes_below
 
 from aligner_jobs.train.side_by_side import Job, Resources, next_to_start, run_side_by_side
 
@@ -60,13 +60,9 @@ def test_what_still_runs_is_ended_when_its_starter_is_interrupted(tmp_path: Path
     jobs = [job("quick", folder=tmp_path), job("forever", forever, folder=tmp_path)]
     running = run_side_by_side(jobs, {}, offers=lambda: TWO_CPUS)
     assert next(running).name == "quick"
-    children = [
-        child for child in psutil.Process().children() if "while True" in str(child.cmdline())
-    ]
+    children = [child for child, command in processes_below().items() if forever in command]
     assert len(children) == 1
     with pytest.raises(KeyboardInterrupt):
         running.throw(KeyboardInterrupt)
-    deadline = time.monotonic() + 10
-    while children[0].is_running() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not children[0].is_running()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive

@@ -27,7 +27,6 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(300)
 def test_one_that_fails_ends_no_other_and_the_same_command_goes_on(
     small_dataset: str, tmp_path: Path
 ) -> None:

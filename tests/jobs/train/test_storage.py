@@ -93,10 +93,10 @@ def test_an_upload_waits_for_a_server_that_is_away(
         content = b"state" * (3 << 20)
         (tmp_path / "part").mkdir()
         (tmp_path / "part" / "state").write_bytes(content)
+        began_s = time.monotonic()
         relay.go_away()
         timer = threading.Timer(AWAY_S, relay.come_back)
         timer.start()
-        began_s = time.monotonic()
         bring(tmp_path / "part", pickle.loads(pickle.dumps(filesystem)), f"{path}/one")
         assert time.monotonic() - began_s > AWAY_S * 0.9
         timer.join()
