@@ -21,20 +21,22 @@ def kill_at(
     paid: Iterable[int],
     env: Mapping[str, str],
     timeout_s: float = 300.0,
-    due: Callable[[], bool] = lambda: True,
+    due: Callable[[], bool] | None = None,
 ) -> None:
     """Start ``command`` once for each of ``paid``; kill it when ``api`` was paid so often.
 
     Or later, when it is ``due``: in between the API answers nobody, so that the job cannot come to
-    its end. Only the job itself is killed; what it has started must notice, and is waited for.
+    its end. Without ``due`` it is killed while it asks and is answered. Only the job itself is
+    killed; what it has started must notice, and is waited for.
     """
     for replies in paid:
-        api.pay_at_most(replies)
+        if due is not None:
+            api.pay_at_most(replies)
         with subprocess.Popen(
             command, env=dict(env), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
             deadline = time.monotonic() + timeout_s
-            while api.seen().paid < replies or not due():
+            while api.seen().paid < replies or (due and not due()):
                 if process.poll() is not None:
                     raise AssertionError(f"the job ended by itself, code {process.returncode}")
                 if time.monotonic() > deadline:
