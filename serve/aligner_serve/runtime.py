@@ -109,7 +109,7 @@ def _start_serve(config: GraphConfig) -> None:
             # The gateway writes a line for each request, with its outcome.
             logging_config={"encoding": "JSON", "enable_access_log": False},
         )
-    except RayError as exc:
+    except (RayError, TimeoutError) as exc:
         raise GraphFailed(
             f"Serve does not open {config.host}:{config.port} ({type(exc).__name__}); try again "
             f"when the machine is less busy, or look into {_logs()} for the cause."
